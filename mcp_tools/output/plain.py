@@ -1,0 +1,115 @@
+"""Any Python value → plain data that is always valid JSON and always encodable as UTF-8.
+
+A result that cannot be encoded must never stop a server: a lone surrogate in one answer wedges the
+SDK's stdio transport for good. So nothing here raises, whatever a tool returned.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence, Set
+from datetime import date, datetime, time, timedelta
+from enum import Enum
+from typing import Any
+
+MAX_DEPTH = 64
+"""Nesting kept; deeper values are named, not walked. JSON readers in the field stop near 100."""
+
+MAX_REPR_CHARS = 1_000
+
+
+def encodable(text: str) -> str:
+    r"""Return `text` with lone surrogates written out (`\udc80`), so that it encodes as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
+def safe_str(value: object) -> str:
+    """`str(value)`, or the type's name where that raises."""
+    try:
+        return encodable(str(value))
+    except BaseException:
+        return f"<{type(value).__name__} that cannot be printed>"
+
+
+def to_plain(value: Any) -> Any:
+    """Return `value` as None, bool, int, finite float, str, list or dict with string keys.
+
+    Models, dataclasses, enums, dates and containers keep their content. Bytes become
+    `{"base64": …, "size_bytes": …}`; NaN and infinities their names as strings, since JSON has no
+    such numbers; anything else its `repr`, at most 1,000 characters. Cycles and nesting over 64
+    levels are named in place.
+    """
+    return _plain(value, 0, set())
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Render any value as JSON text; see `to_plain` for what becomes of odd values."""
+    return json.dumps(to_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any, depth: int, parents: set[int]) -> Any:
+    match value:
+        case None | bool():
+            return value
+        case Enum():
+            return _plain(value.value, depth + 1, parents)
+        case str():
+            return encodable(str.__str__(value))
+        case int():
+            return int(value)
+        case float():
+            return float(value) if math.isfinite(value) else repr(float(value))
+        case bytes() | bytearray() | memoryview():
+            raw = bytes(value)
+            return {"base64": base64.b64encode(raw).decode(), "size_bytes": len(raw)}
+        case datetime() | date() | time():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+    if depth >= MAX_DEPTH:
+        return f"<more than {MAX_DEPTH} levels deep>"
+    if id(value) in parents:
+        return "<contains itself>"
+    parents.add(id(value))
+    try:
+        return _plain_container(value, depth, parents)
+    except Exception:
+        # A tool's own class may raise anywhere: in model_dump, in iteration, in a property.
+        return _bounded_repr(value)
+    finally:
+        parents.discard(id(value))
+
+
+def _plain_container(value: Any, depth: int, parents: set[int]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key if type(key) is str and key.isascii() else safe_str(key): _plain(item, depth + 1, parents)
+            for key, item in value.items()
+        }
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name), depth + 1, parents) for f in dataclasses.fields(value)}
+    dump = getattr(value, "model_dump", None)  # Pydantic, without importing it
+    if callable(dump) and not isinstance(value, type):
+        return _plain(dump(by_alias=True), depth + 1, parents)
+    if isinstance(value, Sequence | Set):
+        return [_plain(item, depth + 1, parents) for item in value]
+    if isinstance(value, BaseException):
+        return f"{type(value).__name__}: {safe_str(value)}"
+    if hasattr(value, "__fspath__"):
+        return safe_str(value)
+    return _bounded_repr(value)
+
+
+def _bounded_repr(value: object) -> str:
+    try:
+        text = encodable(repr(value))
+    except BaseException:
+        return f"<{type(value).__name__} that cannot be printed>"
+    return text if len(text) <= MAX_REPR_CHARS else text[:MAX_REPR_CHARS] + "…"

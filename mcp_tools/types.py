@@ -1,0 +1,391 @@
+"""The vocabulary: what a tool is, what a call is, what became of it. Standard library only.
+
+Everything else in the package is written in these words, so this file is the one to read first.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any, Literal, Protocol
+
+# --- What a tool is ---------------------------------------------------------------------------
+
+DEFAULT_TIMEOUT_S = 30.0
+Provider = Literal["anthropic", "openai"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolAnnotations:
+    """What a tool does to the world, as clients are told. Our own policy never trusts a remote server's.
+
+    All four are always published: clients choose their prompts by them, and MCP's defaults for an
+    omitted hint are the alarming ones (`open_world_hint` is true when omitted).
+    Source: MCP 2026-07-28, server/tools, tool annotations.
+    """
+
+    read_only_hint: bool = False
+    destructive_hint: bool = True
+    idempotent_hint: bool = False
+    open_world_hint: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a call would do, for the person who is asked.
+
+    `text` is shown (a diff, a path and a size). `state` names the state of the world it was made
+    from, or is None where the tool has none: an approval holds only while the state is the same.
+    """
+
+    text: str
+    state: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool: its name, what it takes, the function that does it, and what a call needs first.
+
+    Args:
+        name: 1 to 64 of `A-Z a-z 0-9 _ -`, unique in its registry also when case is ignored.
+        description: Written for the model; says what the tool cannot do.
+        parameters: JSON Schema of `type: object`; goes out as MCP's `inputSchema`.
+        function: Any callable, sync or async. A parameter annotated `CallContext` receives the context.
+        requires_confirmation: A person must say yes to each call, unless a policy allows it.
+        timeout_seconds: Deadline of one call; `math.inf` means none.
+        tags: For `ToolRegistry.list_tools(tag=...)`.
+        title: For people, in client menus. None: clients show the name.
+        output_schema: JSON Schema of `type: object` for structured results. None: not promised.
+        annotations: What clients are told about effects.
+        preview: Given the validated arguments (and the context, if annotated), says what would happen.
+        must_ask: Given the validated arguments, returns why a person must be asked even where a
+            policy allows the call, or None. It can only raise the bar.
+        subjects: Given the validated arguments, the strings that policy patterns are matched against
+            (for file tools: real paths). None: every string among the top-level arguments.
+        source: Where it was registered, for error messages.
+    """
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    function: Callable[..., Any]
+    requires_confirmation: bool = False
+    timeout_seconds: float = DEFAULT_TIMEOUT_S
+    tags: list[str] = field(default_factory=list)
+    title: str | None = None
+    output_schema: dict[str, Any] | None = None
+    annotations: ToolAnnotations = field(default_factory=ToolAnnotations)
+    preview: Callable[..., Preview | Awaitable[Preview]] | None = None
+    must_ask: Callable[..., str | Awaitable[str | None] | None] | None = None
+    subjects: Callable[..., Sequence[str] | Awaitable[Sequence[str]]] | None = None
+    source: str = ""
+
+    def to_api_format(self, provider: Provider | str = "anthropic") -> dict[str, Any]:
+        """Describe the tool as a provider's API wants it.
+
+        Returns:
+            `anthropic`: an entry of `tools` in the Messages API. `openai`: one in Chat Completions.
+        Raises:
+            ValueError: The provider is unknown.
+        """
+        if provider == "anthropic":
+            return {
+                "name": self.name,
+                "description": self.description,
+                "input_schema": self.parameters,
+            }
+        if provider == "openai":
+            function = {
+                "name": self.name,
+                "description": self.description,
+                "parameters": self.parameters,
+            }
+            return {"type": "function", "function": function}
+        raise ValueError(f"unknown provider {provider!r}; use 'anthropic' or 'openai'")
+
+
+# --- What a call is ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One request to run a tool; `id` is the caller's and comes back with the result."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+class ProgressFunction(Protocol):
+    """Where a tool's progress goes: `progress` counts up, to `total` if that is known."""
+
+    async def __call__(
+        self, progress: float, total: float | None = None, message: str | None = None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """A person's yes to one `Confirmation`, named by its id. Works once, for exactly what was shown."""
+
+    confirmation_id: str
+    channel: str = "library"
+
+
+def new_call_id() -> str:
+    """Return an id for one call: 16 hex digits, random."""
+    return secrets.token_hex(8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallContext:
+    """Who calls, and what the call may use. A tool asks for it with a parameter of this type.
+
+    Args:
+        principal: Who is responsible for the call: a token's name, or `local`.
+        session_id: The connection it came over; None where there are no sessions.
+        client: Name and version the client gave of itself; not verified.
+        transport: `stdio`, `sse`, `http`, `cli`, `agent` or `library`.
+        call_id: Ours, unique; what a person finds in the log.
+        approval: The yes to an earlier `ExecutionResult.confirmation`.
+        confirmed: The embedding program vouches for a yes it obtained itself. Never set from what
+            a client or a model sends.
+        on_progress: Where progress goes; None drops it.
+        asked: Set by the executor: a person said yes to this very call.
+        approved_state: Set by the executor: the `Preview.state` the yes was given for. A tool that
+            changes something compares it once more at the last moment.
+        cancelled: Set when the call was withdrawn or its deadline passed. Functions that run in a
+            thread cannot be interrupted and should look at it.
+    """
+
+    principal: str = "local"
+    session_id: str | None = None
+    client: str | None = None
+    transport: str = "library"
+    call_id: str = field(default_factory=new_call_id)
+    approval: Approval | None = None
+    confirmed: bool = False
+    on_progress: ProgressFunction | None = None
+    asked: bool = False
+    approved_state: str | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    async def report_progress(
+        self, progress: float, total: float | None = None, message: str | None = None
+    ) -> None:
+        """Tell the caller how far the work is. Does nothing where nobody listens."""
+        if self.on_progress is not None:
+            await self.on_progress(progress, total, message)
+
+    def report_progress_from_thread(
+        self, progress: float, total: float | None = None, message: str | None = None
+    ) -> None:
+        """`report_progress` for a synchronous tool, which runs in a worker thread."""
+        if self.on_progress is not None:
+            # Imported on use: this module promises to need the standard library only.
+            from anyio import from_thread
+
+            from_thread.run(self.on_progress, progress, total, message)
+
+
+# --- Whether it may run -----------------------------------------------------------------------
+
+
+class Decision(IntEnum):
+    """What a policy says of a call; a larger one is stricter."""
+
+    ALLOW = 0
+    ASK = 1
+    DENY = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """A decision with its reason: the rule that matched, or why there was none."""
+
+    decision: Decision
+    reason: str
+
+
+class Policy(Protocol):
+    """Decides from data; does no I/O and never sees a call that failed validation."""
+
+    def decide(self, tool: Tool, subjects: Sequence[str], context: CallContext) -> Ruling: ...
+
+    def hides(self, tool: Tool) -> bool:
+        """Whether no call of this tool can ever run, so that it is not even listed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """A question a person must answer before the call runs. The executor asks nobody itself.
+
+    Answer it by calling `execute` again with the same tool and arguments and
+    `CallContext(approval=Approval(confirmation_id=confirmation.id), ...)`, by the same principal.
+    `expires_in_s` counts from when it was made; a late, second or altered answer is refused.
+    """
+
+    id: str
+    tool_name: str
+    title: str
+    parameters: Mapping[str, Any]
+    preview: str
+    reason: str
+    principal: str
+    expires_in_s: float
+
+
+# --- What became of it ------------------------------------------------------------------------
+
+
+class ExecutionStatus(StrEnum):
+    """How a call ended; every call ends in exactly one of these."""
+
+    SUCCESS = "success"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    VALIDATION_ERROR = "validation_error"
+    PERMISSION_DENIED = "permission_denied"
+    CANCELLED = "cancelled"
+    RATE_LIMITED = "rate_limited"
+
+
+class ErrorCode(StrEnum):
+    """Why a call did not succeed, finer than its status and stable for programs."""
+
+    UNKNOWN_TOOL = "unknown_tool"
+    INVALID_ARGUMENTS = "invalid_arguments"
+    DENIED = "denied"  # by a rule: retrying will not help
+    DECLINED = "declined"  # by a person
+    CONFIRMATION_REQUIRED = "confirmation_required"
+    CONFIRMATION_INVALID = "confirmation_invalid"  # late, used, altered, or not ours
+    TIMED_OUT = "timed_out"
+    TOOL_ERROR = "tool_error"  # the tool says so, in words for the model
+    TOOL_EXCEPTION = "tool_exception"  # the tool broke
+    INTERNAL_ERROR = "internal_error"  # we broke; the log has it under the call id
+    CANCELLED = "cancelled"
+    RATE_LIMITED = "rate_limited"
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionResult:
+    """What became of one call; also the record that hooks receive.
+
+    Args:
+        status: How it ended.
+        result: What the tool returned; None unless `status` is success.
+        error: For the model: what failed and what to do next; None on success.
+        duration_ms: Milliseconds on a monotonic clock, from `execute` to its end.
+        tool_name: As asked for, also when no such tool exists.
+        parameters: The validated arguments; what the caller sent where validation failed.
+        call_id: From the context.
+        error_code: The reason in one word; None on success.
+        confirmation: The question to put to a person, when that is all that is missing.
+        retry_after_s: Seconds to wait before the same call may succeed; None if waiting is no help.
+        ruling: What the policy said; None where the call did not get that far.
+        principal, session_id, client, transport: From the context.
+        channel: How the yes came in; None where none was needed or given.
+    """
+
+    status: ExecutionStatus
+    result: Any = None
+    error: str | None = None
+    duration_ms: float = 0.0
+    tool_name: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    call_id: str = ""
+    error_code: ErrorCode | None = None
+    confirmation: Confirmation | None = None
+    retry_after_s: float | None = None
+    ruling: Ruling | None = None
+    principal: str = "local"
+    session_id: str | None = None
+    client: str | None = None
+    transport: str = "library"
+    channel: str | None = None
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the tool ran to its end and returned."""
+        return self.status is ExecutionStatus.SUCCESS
+
+    def to_observation(self) -> str:
+        """Render for a model: a string as it is, anything else as indented JSON, a failure as
+        `Error (status): message`. Always encodable as UTF-8 and, where JSON, always valid JSON.
+        """
+        from mcp_tools.output.plain import encodable, to_json
+
+        if not self.is_success:
+            return encodable(f"Error ({self.status.value}): {self.error}")
+        value = self.result
+        if isinstance(value, ToolOutput):
+            value = value.observed()
+        return encodable(value) if isinstance(value, str) else to_json(value, indent=2)
+
+
+# --- Content: what a tool can return beyond strings and data ----------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextContent:
+    """Text for the model."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaContent:
+    """A picture or sound: raw bytes and their media type (`image/png`, `audio/wav`)."""
+
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceLink:
+    """A pointer to something the client can read later."""
+
+    uri: str
+    name: str
+    description: str | None = None
+    media_type: str | None = None
+    size_bytes: int | None = None
+
+
+Content = TextContent | MediaContent | ResourceLink
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolOutput:
+    """A result made of several pieces. `structured` must fit the tool's output schema, if it has one."""
+
+    content: Sequence[Content] = ()
+    structured: Mapping[str, Any] | None = None
+
+    def observed(self) -> Any:
+        """What a text-only reader gets: the texts, and a line for each piece that is not text.
+
+        Where the pieces hold no text at all, the structured part stands in for it.
+        """
+        lines: list[str] = []
+        for piece in self.content:
+            match piece:
+                case TextContent():
+                    lines.append(piece.text)
+                case MediaContent():
+                    lines.append(f"[{piece.media_type}, {len(piece.data)} bytes]")
+                case ResourceLink():
+                    lines.append(f"[{piece.name}: {piece.uri}]")
+        if self.structured is not None and not any(isinstance(piece, TextContent) for piece in self.content):
+            return dict(self.structured) if not lines else [*lines, dict(self.structured)]
+        return "\n".join(lines)
+
+
+# --- Who is told ------------------------------------------------------------------------------
+
+Hook = Callable[[ExecutionResult], Any]
+"""A function told of each finished call, sync or async. It cannot change the result."""

@@ -1,0 +1,1 @@
+"""Runs Python code in isolation. Imports nothing from mcp_tools."""
