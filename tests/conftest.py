@@ -1,0 +1,60 @@
+"""What holds for every test: no settings of the machine it runs on, and no silent skips in CI."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.toml")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skips",
+        action="store_true",
+        help=f"fail the run when a test is skipped for a reason that is not in {ALLOWED_SKIPS.name}",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The settings of whoever runs the tests must not reach the servers that tests start.
+    for name in [name for name in os.environ if name.startswith("MCP_TOOLS_")]:
+        del os.environ[name]
+    if config.getoption("--no-skips"):
+        allowed = [entry["reason"] for entry in tomllib.loads(ALLOWED_SKIPS.read_text())["skip"]]
+        config.pluginmanager.register(_NoSkips(allowed), "no-skips")
+
+
+class _NoSkips:
+    def __init__(self, allowed: list[str]) -> None:
+        self._allowed = allowed
+        self._refused: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._look_at(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._look_at(report)
+
+    def _look_at(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if not report.skipped or hasattr(report, "wasxfail"):
+            return
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(allowed in reason for allowed in self._allowed):
+            self._refused.append(f"{report.nodeid}: {reason}")
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._refused and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._refused:
+            terminalreporter.section("skipped, and --no-skips forbids it", red=True)
+            terminalreporter.write_line(
+                f"provide what is missing in .ci/run, or give the reason in tests/{ALLOWED_SKIPS.name}"
+            )
+            for line in self._refused:
+                terminalreporter.write_line(line)
