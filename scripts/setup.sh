@@ -44,6 +44,14 @@ print(digest.hexdigest())
 PY
 }
 
+# What pip prints is of interest only when it fails.
+pip_install() {
+    local log="$VENV/pip.log"
+    "$VENV/bin/python" -m pip install "$@" > "$log" 2>&1 && return
+    cat "$log" >&2
+    fail "pip could not install; its message is above"
+}
+
 # set_up NAME: install requirements/NAME.txt and the project itself, editable.
 set_up() {
     local lock="requirements/$1.txt" stamp="$VENV/.installed-$1" python mark
@@ -56,11 +64,9 @@ set_up() {
     mark=$(fingerprint "$lock")
     if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$mark" ]; then
         say "installing $(grep -c == "$ROOT/$lock") packages from $lock (the first time takes about a minute)"
-        "$VENV/bin/python" -m pip install --quiet --require-hashes --only-binary :all: -r "$ROOT/$lock" ||
-            fail "pip could not install $lock; see its message above"
+        pip_install --require-hashes --only-binary :all: -r "$ROOT/$lock"
         # Without isolation: the build backend is in the lock too, so nothing unhashed is fetched.
-        "$VENV/bin/python" -m pip install --quiet --no-deps --no-build-isolation -e "$ROOT" ||
-            fail "the project itself could not be installed; see pip's message above"
+        pip_install --no-deps --no-build-isolation -e "$ROOT"
         printf '%s\n' "$mark" > "$stamp"
     fi
 }
