@@ -1,0 +1,82 @@
+"""What the owner can decide, and what a project's file may say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from mcp_tools.config.values import Parse, choice, flag, integer, path, paths, seconds, text, texts, token
+
+Transport = Literal["stdio", "sse", "http"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["human", "json"]
+FromProject = Literal["refuse", "add", "lower", "only true"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything the owner can decide. Read it with `load_settings`; programs may also just build one.
+
+    Args:
+        roots: Absolute folders that file tools may touch; none means that they may touch nothing.
+        transport: What `serve` speaks.
+        host, port: Where `serve` listens, for sse and http; port 0 takes any free one.
+        token_file: A file of `name:token` lines; the name is the principal.
+        token: One bearer token, for the principal `default`.
+        confirm_timeout_s: Seconds a person has to answer a question.
+        deny, ask, allow: Rules, `tool` or `tool(argument pattern)`; the first list with a match decides.
+        tools: `package.module:object` of further registries to serve.
+        log_level, log_format: What goes to stderr, and how.
+        max_concurrent_calls: Calls that run at once; further ones wait.
+        hide_exceptions: A tool's own exceptions reach the model as a call id only.
+        allowed_hosts, allowed_origins: `Host` and `Origin` values accepted over HTTP beside our own.
+        notices: What a person should know about these settings, in whole sentences.
+    """
+
+    roots: tuple[str, ...] = ()
+    transport: Transport = "stdio"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token_file: str | None = None
+    token: str | None = field(default=None, repr=False)
+    confirm_timeout_s: float = 120.0
+    deny: tuple[str, ...] = ()
+    ask: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "human"
+    max_concurrent_calls: int = 64
+    hide_exceptions: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    parse: Parse
+    from_project: FromProject = "refuse"
+    adds_up: bool = False
+
+
+SETTINGS: Final[Mapping[str, Setting]] = {
+    "roots": Setting(parse=paths),
+    "transport": Setting(parse=choice("stdio", "sse", "http")),
+    "host": Setting(parse=text),
+    "port": Setting(parse=integer(0, 65_535)),
+    "token_file": Setting(parse=path),
+    "token": Setting(parse=token),
+    "confirm_timeout_s": Setting(parse=seconds(0.1, 86_400), from_project="lower"),
+    "deny": Setting(parse=texts, from_project="add", adds_up=True),
+    "ask": Setting(parse=texts, from_project="add", adds_up=True),
+    "allow": Setting(parse=texts, adds_up=True),
+    "tools": Setting(parse=texts),
+    "log_level": Setting(parse=choice("debug", "info", "warning", "error")),
+    "log_format": Setting(parse=choice("human", "json")),
+    "max_concurrent_calls": Setting(parse=integer(1, 10_000), from_project="lower"),
+    "hide_exceptions": Setting(parse=flag, from_project="only true"),
+    "allowed_hosts": Setting(parse=texts),
+    "allowed_origins": Setting(parse=texts),
+}
