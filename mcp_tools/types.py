@@ -210,6 +210,13 @@ class Ruling:
     reason: str
 
 
+def default_ruling(tool: Tool) -> Ruling:
+    """Return what holds where no rule speaks: the tool's own `requires_confirmation`."""
+    if tool.requires_confirmation:
+        return Ruling(decision=Decision.ASK, reason=f"{tool.name} requires confirmation")
+    return Ruling(decision=Decision.ALLOW, reason="no rule forbids it")
+
+
 class Policy(Protocol):
     """Decides from data; does no I/O and never sees a call that failed validation."""
 

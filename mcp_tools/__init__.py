@@ -1,0 +1,89 @@
+"""Lets a model use real tools on a real machine, every call validated, confirmed, limited and recorded.
+
+from mcp_tools import ToolSystem
+
+tools = ToolSystem()
+
+@tools.register
+def add(a: int, b: int) -> int:
+    '''Add two numbers.'''
+    return a + b
+
+result = await tools.execute("add", {"a": 1, "b": 2})
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mcp_tools.batch import AsyncToolExecutor, StreamEvent, StreamingToolExecutor
+from mcp_tools.errors import (
+    ConfigError,
+    InvalidArguments,
+    McpToolsError,
+    RegistrationError,
+    ToolError,
+)
+from mcp_tools.executor import ToolExecutor
+from mcp_tools.registry import ToolRegistry
+from mcp_tools.system import ToolSystem
+from mcp_tools.types import (
+    Approval,
+    CallContext,
+    Confirmation,
+    ErrorCode,
+    ExecutionResult,
+    ExecutionStatus,
+    MediaContent,
+    Preview,
+    ResourceLink,
+    TextContent,
+    Tool,
+    ToolAnnotations,
+    ToolCall,
+    ToolOutput,
+)
+
+if TYPE_CHECKING:
+    from mcp_tools.server import serve
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Approval",
+    "AsyncToolExecutor",
+    "CallContext",
+    "ConfigError",
+    "Confirmation",
+    "ErrorCode",
+    "ExecutionResult",
+    "ExecutionStatus",
+    "InvalidArguments",
+    "McpToolsError",
+    "MediaContent",
+    "Preview",
+    "RegistrationError",
+    "ResourceLink",
+    "StreamEvent",
+    "StreamingToolExecutor",
+    "TextContent",
+    "Tool",
+    "ToolAnnotations",
+    "ToolCall",
+    "ToolError",
+    "ToolExecutor",
+    "ToolOutput",
+    "ToolRegistry",
+    "ToolSystem",
+    "__version__",
+    "serve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The server loads the MCP SDK, which takes half a second: on first use only.
+    if name == "serve":
+        from mcp_tools.server import serve
+
+        return serve
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

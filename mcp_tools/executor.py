@@ -1,0 +1,467 @@
+"""The only door to a tool: one pipeline that every call goes through, from wherever it came.
+
+    find → validate → decide → confirm → slot → deadline → run → shape → hooks
+
+Everything before "slot" is harmless when repeated, because a call that needs a yes comes back as a
+question and is executed again from the top with the answer. However a call ends, it ends in one
+`ExecutionResult`, and every hook is told of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import anyio
+from anyio.lowlevel import RunVar
+
+from mcp_tools.calling import Callee, Raised, Returned, is_cancelled_for_real, maybe_await
+from mcp_tools.confirmation.ledger import Binding, ConfirmationLedger, Verdict
+from mcp_tools.errors import InvalidArguments, ToolError
+from mcp_tools.output.masking import describe_exception
+from mcp_tools.output.plain import safe_str
+from mcp_tools.registry import RegisteredTool, ToolRegistry
+from mcp_tools.types import (
+    CallContext,
+    Confirmation,
+    Decision,
+    ErrorCode,
+    ExecutionResult,
+    ExecutionStatus,
+    Hook,
+    Policy,
+    Preview,
+    Ruling,
+    Tool,
+    ToolOutput,
+    default_ruling,
+)
+from mcp_tools.validation import closest_name
+
+logger = logging.getLogger(__name__)
+
+MAX_CONCURRENT_CALLS: Final = 64
+HOOK_TIMEOUT_S: Final = 5.0
+"""An asynchronous hook that takes longer is given up, so that it cannot hold an answer back."""
+
+_slots: RunVar[weakref.WeakKeyDictionary[ToolExecutor, anyio.CapacityLimiter]] = RunVar(
+    "mcp_tools_call_slots"
+)
+# A tool that calls another tool must not wait for a slot: its own could be the last one.
+_inside_call: ContextVar[bool] = ContextVar("mcp_tools_inside_call", default=False)
+
+
+class ToolExecutor:
+    """Runs calls of registered tools.
+
+    Args:
+        registry: Where tools are found; it may change while we run.
+        policy: Rules that come before a tool's own `requires_confirmation`. None: no rules.
+        confirmations: Holds the open questions. None: a new, private one.
+        hooks: Told of each finished call, in this order.
+        max_concurrent_calls: Calls that run at once; more wait their turn.
+        hide_exceptions: A tool's exception reaches the model as a call id instead of its text.
+        clock: Monotonic seconds, for durations.
+    """
+
+    def __init__(
+        self,
+        registry: ToolRegistry,
+        *,
+        policy: Policy | None = None,
+        confirmations: ConfirmationLedger | None = None,
+        hooks: Iterable[Hook] = (),
+        max_concurrent_calls: int = MAX_CONCURRENT_CALLS,
+        hide_exceptions: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.registry = registry
+        self.confirmations = confirmations if confirmations is not None else ConfirmationLedger()
+        self.execution_hooks: list[Hook] = list(hooks)
+        self._policy = policy
+        self._max_concurrent_calls = max_concurrent_calls
+        self._hide_exceptions = hide_exceptions
+        self._clock = clock
+
+    def add_hook(self, function: Hook) -> None:
+        """Tell `function` (sync or async) of every finished call, before `execute` returns.
+
+        What it raises is logged and changes nothing. A synchronous hook runs on the event loop, so
+        it must be quick; an asynchronous one is given 5 seconds.
+        """
+        self.execution_hooks.append(function)
+
+    def visible_tools(self) -> list[Tool]:
+        """Return the tools that may be listed: all but those that a rule denies outright."""
+        tools = self.registry.list_tools()
+        if self._policy is None:
+            return tools
+        return [tool for tool in tools if not self._policy.hides(tool)]
+
+    async def execute(
+        self,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None = None,
+        context: CallContext | Mapping[str, Any] | None = None,
+    ) -> ExecutionResult:
+        """Run one call through the pipeline.
+
+        Args:
+            tool_name: As registered.
+            parameters: The arguments as sent; None means none.
+            context: Who calls. A mapping such as `{"confirmed": True}` is for embedding programs
+                that obtained a yes themselves; its keys are fields of `CallContext`.
+        Returns:
+            What became of the call. A call that needs a person's yes has not run: its
+            `confirmation` is the question, and the answer comes as `context.approval`.
+        Raises:
+            TypeError: `context` has an unknown key; nothing was run.
+        Cancelling it cancels the tool, records the call as cancelled, and then goes on.
+        """
+        call = _Call(tool_name, {} if parameters is None else parameters, _as_context(context), self._clock())
+        try:
+            result = await self._pipeline(call)
+        except anyio.get_cancelled_exc_class():
+            call.context.cancelled.set()
+            await self._tell(self._end(call, ErrorCode.CANCELLED, "the call was withdrawn"))
+            raise
+        except Exception:
+            logger.exception(
+                "call %s of %s failed inside mcp_tools", call.context.call_id, safe_str(tool_name)
+            )
+            message = f"internal error; the server's log has it under call id {call.context.call_id}"
+            result = self._end(call, ErrorCode.INTERNAL_ERROR, message)
+        await self._tell(result)
+        return result
+
+    async def needs_confirmation(
+        self,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None = None,
+        context: CallContext | Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Say whether this call would ask a person. It is not run and hooks are not told.
+
+        A call that would be refused anyway needs nobody.
+        """
+        call = _Call(tool_name, {} if parameters is None else parameters, _as_context(context), self._clock())
+        return await self._prepare(call) is None and call.decided.decision is Decision.ASK
+
+    async def record_refusal(
+        self, result: ExecutionResult, *, code: ErrorCode, message: str, channel: str | None
+    ) -> ExecutionResult:
+        """Close the question that `result` carries with a no, and tell the hooks.
+
+        Args:
+            result: What `execute` returned, with its `confirmation`.
+            code: `DECLINED`, `DENIED`, `CANCELLED` or `CONFIRMATION_INVALID`.
+            message: For the model: who refused and whether asking again can help.
+            channel: How the no came in; None if nobody could be asked.
+        Returns:
+            The result to give the caller. The question can no longer be answered.
+        """
+        if result.confirmation is not None:
+            self.confirmations.discard(result.confirmation.id)
+        refused = replace(
+            result,
+            status=_STATUS[code],
+            error=message,
+            error_code=code,
+            confirmation=None,
+            channel=channel,
+        )
+        await self._tell(refused)
+        return refused
+
+    # --- the pipeline, in order ---------------------------------------------------------------
+
+    async def _pipeline(self, call: _Call) -> ExecutionResult:
+        refused = await self._prepare(call) or await self._confirm(call)
+        if refused is not None:
+            return refused
+        if _inside_call.get():
+            return await self._run(call)
+        limiter = self._limiter()
+        try:
+            limiter.acquire_on_behalf_of_nowait(call)
+        except anyio.WouldBlock:
+            await limiter.acquire_on_behalf_of(call)
+        mark = _inside_call.set(True)
+        try:
+            return await self._run(call)
+        finally:
+            _inside_call.reset(mark)
+            limiter.release_on_behalf_of(call)
+
+    async def _prepare(self, call: _Call) -> ExecutionResult | None:
+        """Find, validate, decide. Returns a refusal, or None when the call may go on."""
+        entry = self.registry.find(call.tool_name) if isinstance(call.tool_name, str) else None
+        if entry is None or (self._policy is not None and self._policy.hides(entry.tool)):
+            return self._end(call, ErrorCode.UNKNOWN_TOOL, self._unknown_tool(call.tool_name))
+        call.entry = entry
+        if not isinstance(call.sent, Mapping):
+            message = f"arguments must be an object, not {type(call.sent).__name__}"
+            return self._end(call, ErrorCode.INVALID_ARGUMENTS, message)
+        try:
+            call.arguments = entry.validate(call.sent)
+        except InvalidArguments as error:
+            return self._end(call, ErrorCode.INVALID_ARGUMENTS, str(error))
+        except BaseException as error:  # a validator of the tool's own, with a bug in it
+            return self._end(call, ErrorCode.TOOL_EXCEPTION, self._describe(call, entry, error))
+        return await self._decide(call, entry)
+
+    async def _decide(self, call: _Call, entry: RegisteredTool) -> ExecutionResult | None:
+        ruling = default_ruling(entry.tool)
+        if self._policy is not None:
+            subjects: Any = [value for value in call.valid.values() if isinstance(value, str)]
+            if entry.subjects is not None:
+                subjects = await self._ask_tool(call, entry, entry.subjects)
+                if isinstance(subjects, ExecutionResult):
+                    return subjects
+            ruling = self._policy.decide(entry.tool, subjects, call.context)
+        call.ruling = ruling
+        if ruling.decision is Decision.DENY:
+            message = f"{entry.tool.name} is denied by {ruling.reason}; retrying will not help"
+            return self._end(call, ErrorCode.DENIED, message)
+        if entry.must_ask is not None and ruling.decision is Decision.ALLOW:
+            why = await self._ask_tool(call, entry, entry.must_ask)
+            if isinstance(why, ExecutionResult):
+                return why
+            if why:
+                call.ruling = Ruling(decision=Decision.ASK, reason=str(why))
+        return None
+
+    async def _confirm(self, call: _Call) -> ExecutionResult | None:
+        """Returns the question or a refusal, or None when the call may go on."""
+        if call.decided.decision is not Decision.ASK:
+            return None
+        entry, context = call.found, call.context
+        if context.confirmed:
+            call.channel = "embedding program"
+            call.context = replace(context, asked=True, approved_state=None)
+            return None
+        preview: Any = Preview(text="")
+        if entry.preview is not None:
+            preview = await self._ask_tool(call, entry, entry.preview)
+            if isinstance(preview, ExecutionResult):
+                return preview
+        binding = Binding(
+            tool_name=entry.tool.name,
+            arguments=call.valid,
+            principal=context.principal,
+            session_id=context.session_id,
+            state=preview.state,
+        )
+        if context.approval is None:
+            message = f"a person must confirm this call first ({call.decided.reason}); nothing was done"
+            return self._question(call, ErrorCode.CONFIRMATION_REQUIRED, message, preview, binding)
+        verdict = self.confirmations.redeem(context.approval.confirmation_id, binding)
+        call.channel = context.approval.channel
+        if verdict is Verdict.ACCEPTED:
+            call.context = replace(context, asked=True, approved_state=preview.state)
+            return None
+        message = f"the confirmation does not hold: it is {verdict.value}; nothing was done"
+        if verdict is Verdict.UNKNOWN:
+            return self._end(call, ErrorCode.CONFIRMATION_INVALID, message)
+        return self._question(call, ErrorCode.CONFIRMATION_INVALID, message, preview, binding)
+
+    async def _run(self, call: _Call) -> ExecutionResult:
+        entry = call.found
+        outcome = await self._within_deadline(call, entry, entry.run)
+        if isinstance(outcome, ExecutionResult):
+            return outcome
+        value = outcome.value
+        if entry.check_output is not None:
+            structured = value.structured if isinstance(value, ToolOutput) else value
+            problem = entry.check_output(structured) if structured is not None else None
+            if problem is not None:
+                logger.error(
+                    "call %s: result of %s does not fit: %s", call.context.call_id, entry.tool.name, problem
+                )
+                message = f"{entry.tool.name} ran, but its result does not fit its output schema: {problem}"
+                return self._end(call, ErrorCode.TOOL_EXCEPTION, message)
+        return self._result(call, ExecutionStatus.SUCCESS, result=value)
+
+    # --- helpers ------------------------------------------------------------------------------
+
+    async def _within_deadline(
+        self, call: _Call, entry: RegisteredTool, function: Callee
+    ) -> Returned | ExecutionResult:
+        """Call the tool or one of its helpers; whatever it raises becomes a result."""
+        limit_s = entry.tool.timeout_seconds
+        outcome: Returned | Raised | None = None
+        with anyio.move_on_after(None if limit_s == math.inf else limit_s) as scope:
+            outcome = await function.call(call.valid, call.context)
+        match outcome:
+            case Returned():
+                return outcome
+            case Raised(error=ToolError() as error):
+                return self._end(call, ErrorCode.TOOL_ERROR, safe_str(error))
+            case Raised(error=error):
+                return self._end(call, ErrorCode.TOOL_EXCEPTION, self._describe(call, entry, error))
+        assert scope.cancelled_caught
+        call.context.cancelled.set()
+        message = f"{entry.tool.name} was stopped after {limit_s:g} s"
+        if not function.is_async:
+            message = (
+                f"no answer from {entry.tool.name} after {limit_s:g} s; its function may still be running"
+            )
+        return self._end(call, ErrorCode.TIMED_OUT, message)
+
+    async def _ask_tool(self, call: _Call, entry: RegisteredTool, helper: Callee) -> Any:
+        outcome = await self._within_deadline(call, entry, helper)
+        return outcome.value if isinstance(outcome, Returned) else outcome
+
+    def _question(
+        self, call: _Call, code: ErrorCode, message: str, preview: Preview, binding: Binding
+    ) -> ExecutionResult:
+        tool = call.found.tool
+        question = Confirmation(
+            id=self.confirmations.issue(binding),
+            tool_name=tool.name,
+            title=tool.title or tool.name,
+            parameters=call.valid,
+            preview=preview.text,
+            reason=call.decided.reason,
+            principal=call.context.principal,
+            expires_in_s=self.confirmations.ttl_s,
+        )
+        return replace(self._end(call, code, message), confirmation=question)
+
+    def _describe(self, call: _Call, entry: RegisteredTool, error: BaseException) -> str:
+        logger.warning("call %s: %s raised %s", call.context.call_id, entry.tool.name, type(error).__name__)
+        logger.debug("call %s: traceback", call.context.call_id, exc_info=error)
+        if self._hide_exceptions:
+            return f"the tool failed; the server's log has it under call id {call.context.call_id}"
+        return describe_exception(error)
+
+    def _unknown_tool(self, name: object) -> str:
+        known = [tool.name for tool in self.visible_tools()]
+        close = closest_name(name, known)
+        shown = safe_str(name)[:100]
+        if close is not None:
+            return f"there is no tool {shown!r}; did you mean {close!r}?"
+        return f"there is no tool {shown!r}; " + (
+            f"there are: {', '.join(known[:50])}" if known else "none is registered"
+        )
+
+    def _end(self, call: _Call, code: ErrorCode, message: str) -> ExecutionResult:
+        return self._result(call, _STATUS[code], error=message, error_code=code)
+
+    def _result(
+        self,
+        call: _Call,
+        status: ExecutionStatus,
+        *,
+        result: Any = None,
+        error: str | None = None,
+        error_code: ErrorCode | None = None,
+    ) -> ExecutionResult:
+        context = call.context
+        return ExecutionResult(
+            status=status,
+            result=result,
+            error=error,
+            duration_ms=(self._clock() - call.started_at) * 1000,
+            tool_name=safe_str(call.tool_name),
+            parameters=call.recorded_arguments(),
+            call_id=context.call_id,
+            error_code=error_code,
+            ruling=call.ruling,
+            principal=context.principal,
+            session_id=context.session_id,
+            client=context.client,
+            transport=context.transport,
+            channel=call.channel,
+        )
+
+    async def _tell(self, result: ExecutionResult) -> None:
+        for hook in tuple(self.execution_hooks):
+            try:
+                told = hook(result)
+                if told is not None:
+                    # Shielded: a call that ended is recorded even while its caller goes away.
+                    with anyio.move_on_after(HOOK_TIMEOUT_S, shield=True) as scope:
+                        await maybe_await(told)
+                    if scope.cancelled_caught:
+                        logger.error("hook %r took over %g s and was given up", hook, HOOK_TIMEOUT_S)
+            except BaseException as error:
+                if isinstance(error, anyio.get_cancelled_exc_class()) and is_cancelled_for_real():
+                    raise
+                logger.exception("hook %r failed; call %s is unaffected", hook, result.call_id)
+
+    def _limiter(self) -> anyio.CapacityLimiter:
+        # Per event loop: one executor may serve several `asyncio.run` in turn.
+        try:
+            limiters = _slots.get()
+        except LookupError:
+            limiters = weakref.WeakKeyDictionary()
+            _slots.set(limiters)
+        limiter = limiters.get(self)
+        if limiter is None:
+            limiter = limiters[self] = anyio.CapacityLimiter(self._max_concurrent_calls)
+        return limiter
+
+
+_STATUS: Final = {
+    ErrorCode.UNKNOWN_TOOL: ExecutionStatus.ERROR,
+    ErrorCode.INVALID_ARGUMENTS: ExecutionStatus.VALIDATION_ERROR,
+    ErrorCode.DENIED: ExecutionStatus.PERMISSION_DENIED,
+    ErrorCode.DECLINED: ExecutionStatus.PERMISSION_DENIED,
+    ErrorCode.CONFIRMATION_REQUIRED: ExecutionStatus.PERMISSION_DENIED,
+    ErrorCode.CONFIRMATION_INVALID: ExecutionStatus.PERMISSION_DENIED,
+    ErrorCode.TIMED_OUT: ExecutionStatus.TIMEOUT,
+    ErrorCode.TOOL_ERROR: ExecutionStatus.ERROR,
+    ErrorCode.TOOL_EXCEPTION: ExecutionStatus.ERROR,
+    ErrorCode.INTERNAL_ERROR: ExecutionStatus.ERROR,
+    ErrorCode.CANCELLED: ExecutionStatus.CANCELLED,
+    ErrorCode.RATE_LIMITED: ExecutionStatus.RATE_LIMITED,
+}
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One call on its way through the pipeline; nothing of it outlives `execute`."""
+
+    tool_name: Any  # a str, unless the caller got it wrong
+    sent: Any
+    context: CallContext
+    started_at: float
+    entry: RegisteredTool | None = None
+    arguments: dict[str, Any] | None = None  # once validated
+    ruling: Ruling | None = None  # once decided
+    channel: str | None = None
+
+    @property
+    def found(self) -> RegisteredTool:
+        assert self.entry is not None
+        return self.entry
+
+    @property
+    def valid(self) -> dict[str, Any]:
+        assert self.arguments is not None
+        return self.arguments
+
+    @property
+    def decided(self) -> Ruling:
+        assert self.ruling is not None
+        return self.ruling
+
+    def recorded_arguments(self) -> Mapping[str, Any]:
+        if self.arguments is not None:
+            return self.arguments
+        return dict(self.sent) if isinstance(self.sent, Mapping) else {}
+
+
+def _as_context(context: CallContext | Mapping[str, Any] | None) -> CallContext:
+    if isinstance(context, CallContext):
+        # The event belongs to one call: a context shared by several must not spread a cancellation.
+        return replace(context, cancelled=threading.Event())
+    return CallContext(**(context or {}))

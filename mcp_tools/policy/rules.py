@@ -1,0 +1,131 @@
+"""`tool` or `tool(pattern)`, in three lists. Deny, then ask, then allow; the first list with a match decides.
+
+A rule names a tool by a glob (`read_*`). Its pattern, if it has one, is a glob over what the call is
+about: for file tools the path inside its root, for others every string among the arguments. `*`
+stays within one folder, `**` crosses them, `?` is one character. A pattern that denies or asks
+matches if it fits any of a call's subjects; one that allows must fit every one of them, and there
+must be at least one, so that a call about nothing is never allowed by a pattern.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mcp_tools.errors import ConfigError
+from mcp_tools.types import CallContext, Decision, Ruling, Tool, default_ruling
+
+_RULE = re.compile(r"(?P<tool>[A-Za-z0-9_*?-]{1,64})(?:\((?P<pattern>.*)\))?", re.DOTALL)
+_MAX_RULE_CHARS: Final = 1_000
+_MAX_WILDCARDS: Final = 10
+"""Each wildcard multiplies what a hostile argument can cost; ten are plenty for paths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule as its owner wrote it, ready to match."""
+
+    text: str
+    decision: Decision
+    tool_pattern: re.Pattern[str]
+    subject_pattern: re.Pattern[str] | None
+
+    @classmethod
+    def parse(cls, text: str, decision: Decision) -> Rule:
+        """Read `tool` or `tool(pattern)`.
+
+        Raises:
+            ConfigError: The rule is not of this form, or has more than 10 wildcards.
+        """
+        stripped = text.strip() if isinstance(text, str) else ""
+        match = _RULE.fullmatch(stripped)
+        if match is None or len(stripped) > _MAX_RULE_CHARS:
+            raise ConfigError(
+                f"{decision.name.lower()} rule {text!r} is not of the form 'tool' or 'tool(pattern)'"
+            )
+        pattern = match["pattern"]
+        if pattern is not None and not pattern:
+            raise ConfigError(f"{decision.name.lower()} rule {text!r} has an empty pattern; leave out '()'")
+        if stripped.replace("**", "*").count("*") > _MAX_WILDCARDS:
+            raise ConfigError(f"rule {text!r} has more than {_MAX_WILDCARDS} wildcards")
+        return cls(
+            text=stripped,
+            decision=decision,
+            tool_pattern=re.compile(_glob(match["tool"])),
+            # Denying ignores case: on a case-insensitive disk `.ENV` opens `.env`.
+            subject_pattern=None
+            if pattern is None
+            else re.compile(_glob(pattern), re.DOTALL | (0 if decision is Decision.ALLOW else re.IGNORECASE)),
+        )
+
+    def matches(self, tool_name: str, subjects: Sequence[str]) -> bool:
+        """Whether the rule speaks about a call of this tool with these subjects."""
+        if self.tool_pattern.fullmatch(tool_name) is None:
+            return False
+        if self.subject_pattern is None:
+            return True
+        fits = (self.subject_pattern.fullmatch(subject) is not None for subject in subjects)
+        if self.decision is Decision.ALLOW:
+            return bool(subjects) and all(fits)
+        return any(fits)
+
+
+class RulePolicy:
+    """Decides by three lists of rules; without a match a tool's own `requires_confirmation` decides."""
+
+    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+        in_order = sorted(rules, key=lambda rule: -rule.decision)  # deny, ask, allow
+        self.rules = tuple(in_order)
+
+    @classmethod
+    def parse(
+        cls, *, deny: Iterable[str] = (), ask: Iterable[str] = (), allow: Iterable[str] = ()
+    ) -> RulePolicy:
+        """Read the three lists.
+
+        Raises:
+            ConfigError: A rule cannot be read; the text quotes it.
+        """
+        lists = ((deny, Decision.DENY), (ask, Decision.ASK), (allow, Decision.ALLOW))
+        return cls(Rule.parse(text, decision) for texts, decision in lists for text in texts)
+
+    def decide(self, tool: Tool, subjects: Sequence[str], context: CallContext) -> Ruling:
+        """Return the decision of the first list with a match, and the rule that matched."""
+        for rule in self.rules:
+            if rule.matches(tool.name, subjects):
+                return Ruling(
+                    decision=rule.decision, reason=f"{rule.decision.name.lower()} rule {rule.text!r}"
+                )
+        return default_ruling(tool)
+
+    def hides(self, tool: Tool) -> bool:
+        """Whether a deny rule without a pattern forbids every call of the tool."""
+        return any(
+            rule.decision is Decision.DENY
+            and rule.subject_pattern is None
+            and rule.tool_pattern.fullmatch(tool.name)
+            for rule in self.rules
+        )
+
+
+def _glob(pattern: str) -> str:
+    parts: list[str] = []
+    i = 0
+    while i < len(pattern):
+        if pattern.startswith("**", i):
+            # `a/**/b` also means `a/b`.
+            swallows_slash = pattern.startswith("**/", i)
+            parts.append("(?:.*/)?" if swallows_slash else ".*")
+            i += 3 if swallows_slash else 2
+        elif pattern[i] == "*":
+            parts.append("[^/]*")
+            i += 1
+        elif pattern[i] == "?":
+            parts.append("[^/]")
+            i += 1
+        else:
+            parts.append(re.escape(pattern[i]))
+            i += 1
+    return "".join(parts)

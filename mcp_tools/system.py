@@ -1,0 +1,136 @@
+"""Registry, executor and batch in one object, for people who embed us."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal
+
+from mcp_tools.batch import MAX_CONCURRENT, AsyncToolExecutor, Confirm
+from mcp_tools.executor import ToolExecutor
+from mcp_tools.registry import ToolRegistry
+from mcp_tools.types import CallContext, ExecutionResult, Policy, Provider, ToolCall
+
+logger = logging.getLogger("mcp_tools.calls")
+
+
+class ToolSystem:
+    """Tools and everything that runs them.
+
+    Args:
+        registry: None: a new, empty one.
+        policy: See `ToolExecutor`.
+        max_concurrent: Calls of one batch that run at the same time.
+        confirm: Puts a question to a person during `execute_calls`; see `AsyncToolExecutor`.
+
+    Each finished call is logged to `mcp_tools.calls`: tool, status and duration, never arguments.
+    """
+
+    def __init__(
+        self,
+        registry: ToolRegistry | None = None,
+        *,
+        policy: Policy | None = None,
+        max_concurrent: int = MAX_CONCURRENT,
+        confirm: Confirm | None = None,
+    ) -> None:
+        self.registry = registry if registry is not None else ToolRegistry()
+        self.executor = ToolExecutor(self.registry, policy=policy, hooks=[log_call])
+        self.async_executor = AsyncToolExecutor(self.executor, max_concurrent, confirm=confirm)
+        # The registry's own method, not a wrapper: it reads the scope it is called from.
+        self.register = self.registry.register
+
+    @classmethod
+    def with_builtins(
+        cls,
+        roots: Sequence[str | PathLike[str]] = (),
+        *,
+        policy: Policy | None = None,
+        max_concurrent: int = MAX_CONCURRENT,
+        confirm: Confirm | None = None,
+    ) -> ToolSystem:
+        """Make a system that has our tools.
+
+        Args:
+            roots: Folders that file tools may touch. Empty: none; the tools then say so.
+        Raises:
+            ConfigError: A root does not exist or is no folder.
+        """
+        from mcp_tools.app import register_builtins
+
+        system = cls(policy=policy, max_concurrent=max_concurrent, confirm=confirm)
+        register_builtins(system.registry, roots)
+        return system
+
+    async def execute(
+        self,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None = None,
+        context: CallContext | Mapping[str, Any] | None = None,
+    ) -> ExecutionResult:
+        """Run one call; see `ToolExecutor.execute`."""
+        return await self.executor.execute(tool_name, parameters, context)
+
+    async def execute_calls(
+        self, calls: Sequence[ToolCall], context: CallContext | Mapping[str, Any] | None = None
+    ) -> dict[str, ExecutionResult]:
+        """Run several calls; see `AsyncToolExecutor.execute_calls`."""
+        return await self.async_executor.execute_calls(calls, context)
+
+    def get_tools_for_api(self, provider: Provider | str = "anthropic") -> list[dict[str, Any]]:
+        """Describe the tools that may run, as a provider's API wants them.
+
+        Raises:
+            ValueError: The provider is unknown.
+        """
+        if provider not in ("anthropic", "openai"):
+            raise ValueError(f"unknown provider {provider!r}; use 'anthropic' or 'openai'")
+        return [tool.to_api_format(provider) for tool in self.executor.visible_tools()]
+
+    def format_results_for_llm(
+        self,
+        results: Mapping[str, ExecutionResult],
+        provider: Literal["anthropic", "openai"] = "anthropic",
+    ) -> list[dict[str, Any]]:
+        """Render results for the next request to a model, in the order of `results`.
+
+        Args:
+            results: By call id, as `execute_calls` returns them.
+            provider: `anthropic`: `tool_result` blocks, failures flagged; they go into one user
+                message. `openai`: `tool` messages of Chat Completions.
+        Raises:
+            ValueError: The provider is unknown.
+        """
+        match provider:
+            case "anthropic":
+                return [_anthropic_block(call_id, result) for call_id, result in results.items()]
+            case "openai":
+                return [
+                    {"role": "tool", "tool_call_id": call_id, "content": result.to_observation()}
+                    for call_id, result in results.items()
+                ]
+        raise ValueError(f"unknown provider {provider!r}; use 'anthropic' or 'openai'")
+
+
+def log_call(result: ExecutionResult) -> None:
+    """Log one finished call; a hook."""
+    level = logging.INFO if result.is_success else logging.WARNING
+    logger.log(
+        level,
+        "%s %s in %.1f ms (call %s, %s)",
+        result.tool_name[:100],
+        result.status.value,
+        result.duration_ms,
+        result.call_id,
+        result.principal,
+    )
+
+
+def _anthropic_block(call_id: str, result: ExecutionResult) -> dict[str, Any]:
+    return {
+        "type": "tool_result",
+        "tool_use_id": call_id,
+        "content": result.to_observation(),
+        "is_error": not result.is_success,
+    }
