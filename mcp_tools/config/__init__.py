@@ -13,6 +13,5 @@ from __future__ import annotations
 
 from mcp_tools.config.load import FILE_NAME, load_settings, user_config_folder
 from mcp_tools.config.settings import SETTINGS, Settings
-from mcp_tools.config.tokens import read_tokens
 
-__all__ = ["FILE_NAME", "SETTINGS", "Settings", "load_settings", "read_tokens", "user_config_folder"]
+__all__ = ["FILE_NAME", "SETTINGS", "Settings", "load_settings", "user_config_folder"]

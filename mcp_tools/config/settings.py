@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from mcp_tools.config.values import Parse, choice, flag, integer, path, paths, seconds, text, texts, token
+from mcp_tools.config.values import Parse, choice, flag, integer, path, paths, seconds, secret, text, texts
 
 Transport = Literal["stdio", "sse", "http"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -67,7 +67,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "host": Setting(parse=text),
     "port": Setting(parse=integer(0, 65_535)),
     "token_file": Setting(parse=path),
-    "token": Setting(parse=token),
+    "token": Setting(parse=secret),
     "confirm_timeout_s": Setting(parse=seconds(0.1, 86_400), from_project="lower"),
     "deny": Setting(parse=texts, from_project="add", adds_up=True),
     "ask": Setting(parse=texts, from_project="add", adds_up=True),

@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from mcp_tools.errors import ConfigError
-
-MIN_TOKEN_CHARS: Final = 16
-TOKEN_RULE: Final = f"use at least {MIN_TOKEN_CHARS} printable ASCII characters without spaces"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +91,10 @@ def text(given: Given) -> str:
     return given.value
 
 
-def token(given: Given) -> str:
-    if not isinstance(given.value, str) or not is_strong_token(given.value):
-        # The value is a secret, or a piece of one: it is not repeated.
-        raise ConfigError(f"{given.where} is not a usable token; {TOKEN_RULE}")
+def secret(given: Given) -> str:
+    if not isinstance(given.value, str) or not given.value.strip():
+        # Whatever it is, it may be a piece of a secret: it is not repeated.
+        raise ConfigError(f"{given.where} is empty or not a text; leave it out, or give a token")
     return given.value
 
 
@@ -149,8 +146,3 @@ def paths(given: Given) -> tuple[str, ...]:
         values = texts(given)
     # Links stay: the workspace resolves each root once, when it opens it.
     return tuple(dict.fromkeys(absolute(value, given) for value in values))
-
-
-def is_strong_token(token: str) -> bool:
-    """Whether a bearer token is too long to guess, and can travel in an HTTP header."""
-    return len(token) >= MIN_TOKEN_CHARS and all("!" <= character <= "~" for character in token)
