@@ -1,0 +1,7 @@
+"""The MCP server. The only room that imports the MCP SDK, and only when something is served."""
+
+from __future__ import annotations
+
+from mcp_tools.server.entry import serve
+
+__all__ = ["serve"]

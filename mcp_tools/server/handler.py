@@ -1,0 +1,352 @@
+"""MCP ↔ executor: one server object, used by every transport and by both eras of the protocol.
+
+Every call goes through `ToolExecutor.execute`, also one for a tool that does not exist, so that it is
+recorded. What the model can put right comes back as a tool error; only an unknown tool and a message
+that is not a tool call at all are protocol errors.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from importlib import metadata
+from typing import Any, Final
+
+import anyio
+import mcp_types as types
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.lowlevel import NotificationOptions, Server
+from mcp.server.models import InitializationOptions
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.server.subscriptions import ListenHandler
+from mcp.shared.exceptions import MCPError
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from mcp_tools.calling import is_cancelled_for_real
+from mcp_tools.confirmation.channels import Answer, Reply
+from mcp_tools.confirmation.question import visible
+from mcp_tools.executor import ToolExecutor
+from mcp_tools.output.plain import safe_str
+from mcp_tools.server.changes import Audience, RegistryEvents, audience
+from mcp_tools.server.content import error_result, wire_result, wire_tool
+from mcp_tools.server.elicitation import (
+    ANSWER_KEY,
+    CHANNEL,
+    Elicitation,
+    judge,
+    too_late,
+    unusable,
+)
+from mcp_tools.server.principal import current_caller
+from mcp_tools.server.progress import Progress
+from mcp_tools.types import (
+    Approval,
+    CallContext,
+    Confirmation,
+    ErrorCode,
+    ExecutionResult,
+    ExecutionStatus,
+    Tool,
+)
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CONFIRM_TIMEOUT_S: Final = 120.0
+MAX_QUESTIONS: Final = 3
+"""Asked anew when the target changed while a person was thinking; then we give up."""
+RECORD_S: Final = 2.0
+MAX_CLIENT_CHARS: Final = 100
+
+_Context = ServerRequestContext[Any, Any]
+
+_CODE: Final = {
+    Reply.DECLINED: ErrorCode.DECLINED,
+    Reply.DISMISSED: ErrorCode.DECLINED,
+    Reply.UNUSABLE: ErrorCode.DECLINED,
+    Reply.NO_ANSWER: ErrorCode.CONFIRMATION_INVALID,
+    Reply.NOBODY: ErrorCode.DENIED,
+}
+
+
+class ToolServer(Server[Audience]):
+    """The SDK's low-level server, which also says over HTTP that its list of tools can change."""
+
+    def create_initialization_options(
+        self,
+        notification_options: NotificationOptions | None = None,
+        experimental_capabilities: dict[str, dict[str, Any]] | None = None,
+        extensions: dict[str, dict[str, Any]] | None = None,
+    ) -> InitializationOptions:
+        """Describe us to a handshake client."""
+        return super().create_initialization_options(
+            notification_options or NotificationOptions(tools_changed=True),
+            experimental_capabilities,
+            extensions,
+        )
+
+
+def build_server(
+    executor: ToolExecutor,
+    *,
+    name: str = "mcp-tools",
+    version: str | None = None,
+    instructions: str | None = None,
+    confirm_timeout_s: float = DEFAULT_CONFIRM_TIMEOUT_S,
+    telemetry: bool = True,
+) -> ToolServer:
+    """Make the one MCP server that any number of connections and transports share.
+
+    Args:
+        executor: The only way to a tool.
+        name: What clients show; also the audience of sealed request states.
+        version: None: ours.
+        instructions: For the model, given once per connection.
+        confirm_timeout_s: Seconds a person has to answer a question.
+        telemetry: Emit the SDK's OpenTelemetry spans.
+    Returns:
+        A server to hand to `serve_stdio` or to an HTTP transport. It must be served on asyncio.
+    """
+    events = RegistryEvents(executor.registry)
+    calls = _Calls(executor, confirm_timeout_s)
+
+    def input_schema(tool_name: str) -> Mapping[str, Any] | None:
+        tool = executor.registry.get(tool_name)
+        return None if tool is None else tool.parameters
+
+    @asynccontextmanager
+    async def lifespan(_server: Server[Audience]) -> AsyncIterator[Audience]:
+        async with audience(events) as listeners:
+            yield listeners
+
+    server = ToolServer(
+        name,
+        version=version if version is not None else _version(),
+        instructions=instructions,
+        lifespan=lifespan,
+        get_tool_input_schema=input_schema,
+        on_list_tools=_Listing(executor),
+        on_call_tool=calls,
+        on_subscriptions_listen=ListenHandler(events),
+    )
+    if not telemetry:
+        server.middleware.clear()
+    server.middleware.append(calls.check_shape)
+    security = RequestStateSecurity.ephemeral(ttl=max(confirm_timeout_s, 1.0) + 60)
+    # The SDK's own binding knows OAuth clients only; ours are named by whatever transport they use.
+    security.bind_principal = lambda _ctx: current_caller.get().principal
+    server.middleware.append(RequestStateBoundary(security, default_audience=name))
+    return server
+
+
+class _Listing:
+    """`tools/list`: what may be called, in the order of registration."""
+
+    def __init__(self, executor: ToolExecutor) -> None:
+        self._executor = executor
+        self._wire: dict[str, tuple[Tool, types.Tool]] = {}
+
+    async def __call__(
+        self, _ctx: _Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListToolsResult:
+        if params is not None and params.cursor is not None:
+            raise MCPError(types.INVALID_PARAMS, "cursor: the list has one page only")
+        kept = self._wire
+        self._wire = {}
+        for tool in self._executor.visible_tools():
+            known = kept.get(tool.name)
+            is_same = known is not None and known[0] is tool
+            self._wire[tool.name] = known if known is not None and is_same else (tool, wire_tool(tool))
+        return types.ListToolsResult(tools=[wire for _, wire in self._wire.values()])
+
+
+class _Calls:
+    """`tools/call`: execute, ask where a person must be asked, execute again."""
+
+    def __init__(self, executor: ToolExecutor, confirm_timeout_s: float) -> None:
+        self._executor = executor
+        self._confirm_timeout_s = confirm_timeout_s
+
+    async def check_shape(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
+        """Middleware: what must be seen before the SDK looks at a message."""
+        if ctx.method == "notifications/initialized" and ctx.request_id is None:
+            ctx.lifespan_context.join(ctx)
+        if ctx.method == "tools/call":
+            is_modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+            if not is_modern and ctx.session.client_capabilities is None:
+                # A bare `notifications/initialized` opens the SDK's own gate.
+                raise MCPError(types.INVALID_REQUEST, "the connection is not initialized")
+            params = ctx.params or {}
+            tool_name, arguments = params.get("name"), params.get("arguments")
+            if not isinstance(tool_name, str):
+                raise MCPError(types.INVALID_PARAMS, "name: must be a string")
+            if arguments is not None and not isinstance(arguments, dict):
+                # The SDK would refuse this in words that name nothing, and nobody would record it.
+                result = await self._executor.execute(tool_name, arguments, _call_context(ctx, None))
+                raise MCPError(types.INVALID_PARAMS, result.error or "arguments: must be an object")
+        return await call_next(ctx)
+
+    async def __call__(
+        self, ctx: _Context, params: types.CallToolRequestParams
+    ) -> types.CallToolResult | types.InputRequiredResult:
+        progress = Progress(ctx)
+        context = _call_context(ctx, progress)
+        call = _Call(self._executor, ctx, params, context, progress, self._confirm_timeout_s)
+        try:
+            return await call.run()
+        except MCPError:
+            raise
+        except BaseException as error:
+            if isinstance(error, anyio.get_cancelled_exc_class()) and is_cancelled_for_real():
+                raise
+            # Here and not in the SDK, which would send the text of the exception to the client.
+            logger.error(  # noqa: TRY400 - a traceback costs more than the call, and shows arguments
+                "call %s failed inside the server: %s", context.call_id, type(error).__name__
+            )
+            logger.debug("call %s: traceback", context.call_id, exc_info=error)
+            return error_result(
+                f"Error (error): internal error; the server's log has it under call id {context.call_id}"
+            )
+
+
+class _Call:
+    """One `tools/call` on its way; nothing of it outlives the request."""
+
+    def __init__(
+        self,
+        executor: ToolExecutor,
+        ctx: _Context,
+        params: types.CallToolRequestParams,
+        context: CallContext,
+        progress: Progress,
+        confirm_timeout_s: float,
+    ) -> None:
+        self._executor = executor
+        self._params = params
+        self._arguments = params.arguments or {}
+        self._context = context
+        self._is_modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+        self._confirm_timeout_s = confirm_timeout_s
+        self._channel = Elicitation(
+            ctx,
+            progress,
+            timeout_s=confirm_timeout_s,
+            asked_by=f"{context.client or 'an unnamed client'}, as {context.principal}",
+        )
+
+    async def run(self) -> types.CallToolResult | types.InputRequiredResult:
+        params = self._params
+        if self._is_modern and (params.request_state is not None or params.input_responses is not None):
+            result = await self._resume(params.request_state, params.input_responses or {})
+        else:
+            result = await self._execute(None)
+            if result.confirmation is not None and not self._is_modern:
+                result = await self._ask(result)
+        if result.confirmation is not None:
+            refusal = self._channel.unreachable(result.tool_name, result.parameters)
+            if refusal is None:
+                return self._question(result.confirmation)
+            result = await self._refuse(result, refusal)
+        if result.error_code is ErrorCode.UNKNOWN_TOOL:
+            raise MCPError(types.INVALID_PARAMS, result.error or "unknown tool")
+        tool = self._executor.registry.get(params.name)
+        return wire_result(result, None if tool is None else tool.output_schema)
+
+    async def _execute(self, confirmation_id: str | None) -> ExecutionResult:
+        context = self._context
+        if confirmation_id is not None:
+            approval = Approval(confirmation_id=confirmation_id, channel=CHANNEL)
+            context = replace(context, approval=approval)
+        return await self._executor.execute(self._params.name, self._arguments, context)
+
+    async def _ask(self, result: ExecutionResult) -> ExecutionResult:
+        """Ask while the call waits. Returns a result without an open question."""
+        for _ in range(MAX_QUESTIONS):
+            if result.confirmation is None:
+                return result
+            try:
+                answer = await self._channel.ask(result.confirmation)
+            except anyio.get_cancelled_exc_class():
+                with anyio.move_on_after(RECORD_S, shield=True):
+                    await self._executor.record_refusal(
+                        result,
+                        code=ErrorCode.CANCELLED,
+                        message="the call was withdrawn while a person was asked",
+                        channel=CHANNEL,
+                    )
+                raise
+            if not answer.is_yes:
+                return await self._refuse(result, answer)
+            result = await self._execute(result.confirmation.id)
+        if result.confirmation is None:
+            return result
+        why = f"what this call would do changed {MAX_QUESTIONS} times while a person was asked"
+        return await self._refuse(result, Answer(Reply.NO_ANSWER, f"{why}; nothing was done"))
+
+    # --- 2026-07-28: the question is the answer, and the call comes again with the reply ---------
+
+    def _question(self, question: Confirmation) -> types.InputRequiredResult:
+        deadline = time.monotonic() + min(self._confirm_timeout_s, question.expires_in_s)
+        return types.InputRequiredResult(
+            input_requests={ANSWER_KEY: self._channel.request(question)},
+            # Sealed by the boundary, under a key of this process: nobody else can make or read it.
+            request_state=f"{question.id} {deadline:.3f}",
+        )
+
+    async def _resume(self, state: str | None, responses: types.InputResponses) -> ExecutionResult:
+        confirmation_id, _, deadline = (state or "").partition(" ")
+        if not confirmation_id:
+            answer = unusable("an answer came without the state of the question it belongs to")
+        elif time.monotonic() >= float(deadline):
+            answer = too_late(self._confirm_timeout_s)
+        else:
+            answer = judge(responses.get(ANSWER_KEY), None, self._params.name, self._arguments)
+        if answer.is_yes:
+            return await self._execute(confirmation_id)
+        self._executor.confirmations.discard(confirmation_id)
+        context = self._context
+        unanswered = ExecutionResult(
+            status=ExecutionStatus.PERMISSION_DENIED,
+            tool_name=safe_str(self._params.name),
+            parameters=self._arguments,
+            call_id=context.call_id,
+            principal=context.principal,
+            session_id=context.session_id,
+            client=context.client,
+            transport=context.transport,
+        )
+        return await self._refuse(unanswered, answer)
+
+    async def _refuse(self, result: ExecutionResult, answer: Answer) -> ExecutionResult:
+        channel = None if answer.reply is Reply.NOBODY else CHANNEL
+        return await self._executor.record_refusal(
+            result, code=_CODE[answer.reply], message=answer.message, channel=channel
+        )
+
+
+def _call_context(ctx: _Context, progress: Progress | None) -> CallContext:
+    caller = current_caller.get()
+    return CallContext(
+        principal=caller.principal,
+        session_id=caller.session_id,
+        client=_client(ctx),
+        transport=caller.transport,
+        on_progress=progress.report if progress is not None and progress.is_wanted else None,
+    )
+
+
+def _client(ctx: _Context) -> str | None:
+    params = ctx.session.client_params
+    if params is None:
+        return None
+    info = params.client_info
+    return visible(f"{info.name[:MAX_CLIENT_CHARS]} {info.version[:MAX_CLIENT_CHARS]}")[:MAX_CLIENT_CHARS]
+
+
+def _version() -> str:
+    try:
+        return metadata.version("mcp-tools-server")
+    except metadata.PackageNotFoundError:
+        return "0"
