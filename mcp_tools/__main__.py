@@ -1,0 +1,13 @@
+"""`python -m mcp_tools`: the same as the command `mcp-tools`."""
+
+import os
+import sys
+
+if not sys.flags.safe_path and sys.path and sys.path[0] in ("", os.getcwd() if os.path.exists(".") else ""):
+    # Python put the current folder in front of everything. A project there must not be able to stand
+    # in for a package that we import, so it goes to the end.
+    sys.path.append(sys.path.pop(0))
+
+from mcp_tools.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,127 @@
+"""The one place where objects meet: settings become a registry, a policy and an executor that fit."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mcp_tools.confirmation.ledger import ConfirmationLedger
+from mcp_tools.errors import ConfigError, RegistrationError
+from mcp_tools.executor import ToolExecutor
+from mcp_tools.policy import RulePolicy
+from mcp_tools.registry import ToolRegistry
+from mcp_tools.system import log_call
+
+if TYPE_CHECKING:
+    from mcp_tools.builtin.workspace import Workspace
+    from mcp_tools.config import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class App:
+    """Everything a command needs, ready to run.
+
+    Args:
+        settings: What it was built from.
+        registry: All tools: ours, other packages', and those the owner named.
+        executor: The door to them.
+        workspace: The folders that file tools may touch.
+        notices: What a person should know, in whole sentences.
+    """
+
+    settings: Settings
+    registry: ToolRegistry
+    executor: ToolExecutor
+    workspace: Workspace
+    notices: tuple[str, ...]
+
+
+def build(settings: Settings) -> App:
+    """Make everything that `settings` ask for. Nothing is served yet.
+
+    Raises:
+        ConfigError: A root does not exist, a rule cannot be read, or a `tools` entry cannot be loaded.
+        RegistrationError: A tool cannot be registered, such as one whose name is taken.
+    """
+    policy = RulePolicy.parse(deny=settings.deny, ask=settings.ask, allow=settings.allow)
+    registry = ToolRegistry()
+    workspace = register_builtins(registry, settings.roots)
+    for origin in registry.load_entry_points():
+        logger.info("loaded the tools of %s", origin)
+    for spec in settings.tools:
+        load_tools(registry, spec)
+        logger.info("loaded the tools of %s", spec)
+    executor = ToolExecutor(
+        registry,
+        policy=policy,
+        confirmations=ConfirmationLedger(ttl_s=settings.confirm_timeout_s),
+        hooks=[log_call],
+        max_concurrent_calls=settings.max_concurrent_calls,
+        hide_exceptions=settings.hide_exceptions,
+    )
+    return App(
+        settings=settings,
+        registry=registry,
+        executor=executor,
+        workspace=workspace,
+        notices=(*settings.notices, *_idle_rules(policy, registry)),
+    )
+
+
+def register_builtins(registry: ToolRegistry, roots: Sequence[str | os.PathLike[str]]) -> Workspace:
+    """Register the tools we ship, and return the folders they may touch.
+
+    Raises:
+        ConfigError: A root does not exist or is no folder.
+    """
+    from mcp_tools.builtin.files import register_file_tools
+    from mcp_tools.builtin.workspace import Workspace
+
+    workspace = Workspace.open([os.fspath(root) for root in roots])
+    register_file_tools(registry, workspace)
+    return workspace
+
+
+def load_tools(registry: ToolRegistry, spec: str) -> None:
+    """Include what `package.module:object` names; see `ToolRegistry.load`.
+
+    The current folder is searched last, so that nothing in it can take the place of a real package.
+
+    Raises:
+        ConfigError: There is no such module or object, or its import fails.
+        RegistrationError: It holds no tools, or one of them cannot be registered.
+    """
+    module_name, colon, attribute_path = spec.partition(":")
+    if not colon or not module_name or not attribute_path:
+        raise ConfigError(f"tools entry {spec!r} is not of the form package.module:object")
+    if "" not in sys.path:
+        sys.path.append("")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for name in attribute_path.split("."):
+            found = getattr(found, name)
+    except Exception as error:
+        raise ConfigError(
+            f"tools entry {spec!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    try:
+        registry.load(found)
+    except RegistrationError as error:
+        raise RegistrationError(f"tools entry {spec!r}: {error}") from error
+
+
+def _idle_rules(policy: RulePolicy, registry: ToolRegistry) -> list[str]:
+    """A rule that matches no tool is a misspelt one, or meant for other tools: only its owner knows."""
+    names = [tool.name for tool in registry.list_tools()]
+    return [
+        f"The {rule.decision.name.lower()} rule {rule.text!r} matches no tool there is; is its name right?"
+        for rule in policy.rules
+        if not any(rule.tool_pattern.fullmatch(name) for name in names)
+    ]

@@ -1,0 +1,178 @@
+"""Arguments → one command → an exit code. Commands are imported when they run: starting must be quick."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+from mcp_tools import __version__
+from mcp_tools.cli.exits import FAILED, INTERRUPTED, USAGE
+from mcp_tools.errors import ConfigError, RegistrationError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 ok, 1 the tool failed, 2 usage, 3 denied."""
+    _make_streams_usable()
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return USAGE
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except (ConfigError, RegistrationError) as error:
+        print(f"mcp-tools: {error}", file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:
+        # The reader went away, as `| head` does. Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    match arguments.command:
+        case "serve":
+            from mcp_tools.cli.serve import serve
+
+            return serve(arguments)
+        case "call":
+            from mcp_tools.cli.call import call
+
+            return call(arguments)
+        case _:
+            from mcp_tools.cli.listing import list_tools
+
+            return list_tools(arguments)
+
+
+def _make_streams_usable() -> None:
+    """Survive being started without streams, and with an encoding that lacks most characters."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Otherwise the next file we open becomes our stderr, and what we say goes into it.
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        # `print(file=None)` goes to stdout, which carries the protocol.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            with contextlib.suppress(ValueError):
+                reconfigure(errors="backslashreplace")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mcp-tools",
+        description="Tools for a model on a real machine: validated, confirmed, isolated, limited, recorded.",
+        epilog="`mcp-tools COMMAND --help` tells more.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"mcp-tools {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_serve(commands)
+    _add_call(commands)
+    _add_list(commands)
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="serve the tools over MCP",
+        description="Serve the tools over MCP: on stdin and stdout, or over HTTP.",
+        allow_abbrev=False,
+    )
+    how = serve.add_mutually_exclusive_group()
+    how.add_argument("--transport", choices=("stdio", "sse", "http"), help="stdio is the default")
+    how.add_argument(
+        "--stdio", dest="transport", action="store_const", const="stdio", help="--transport stdio"
+    )
+    serve.add_argument("--host", help="where to listen (default 127.0.0.1); others need a token")
+    serve.add_argument("--port", help="where to listen (default 8000); 0 takes any free one")
+    serve.add_argument(
+        "--token-file", metavar="FILE", help="`name:token` lines; MCP_TOOLS_TOKEN gives one too"
+    )
+    serve.add_argument(
+        "--allowed-host", dest="allowed_hosts", action="append", metavar="NAME", help="repeatable"
+    )
+    serve.add_argument(
+        "--allowed-origin", dest="allowed_origins", action="append", metavar="URL", help="repeatable"
+    )
+    _add_settings(serve)
+
+
+def _add_call(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    call = commands.add_parser(
+        "call",
+        help="make one governed call",
+        description="Make one call, under the same rules as a model's. Exit codes: 0 ok, 1 the tool failed, "
+        "2 usage (also arguments that do not fit), 3 denied.",
+        allow_abbrev=False,
+    )
+    call.add_argument("tool", metavar="TOOL", help="`mcp-tools list` shows them")
+    call.add_argument(
+        "--arg",
+        dest="arguments",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="repeatable; read as JSON where the tool's schema does not take text",
+    )
+    call.add_argument(
+        "--json", metavar="OBJECT", help="all arguments as a JSON object; - reads it from stdin"
+    )
+    call.add_argument("--yes", action="store_true", help="answer the question, if one is asked, with yes")
+    call.add_argument(
+        "--output", choices=("text", "json"), default="text", help="json prints the whole result"
+    )
+    _add_settings(call)
+
+
+def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    listing = commands.add_parser(
+        "list", help="show the tools", description="Show the tools.", allow_abbrev=False
+    )
+    listing.add_argument("--format", choices=("table", "json", "anthropic", "openai"), default="table")
+    listing.add_argument("--tag", help="only tools that carry it")
+    _add_settings(listing)
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    """The flags that every command takes; what they mean is in `mcp_tools.config.Settings`."""
+    group = command.add_argument_group(
+        "settings", "Flags win over MCP_TOOLS_* variables, those over the config file."
+    )
+    group.add_argument("--config", metavar="FILE", help="a TOML file of settings, instead of your own one")
+    group.add_argument(
+        "--root",
+        dest="roots",
+        action="append",
+        metavar="DIR",
+        help="a folder that file tools may touch; repeatable",
+    )
+    for name, what in (
+        ("deny", "never run what this rule matches"),
+        ("ask", "ask a person first"),
+        ("allow", "run without asking"),
+    ):
+        group.add_argument(
+            f"--{name}", action="append", metavar="RULE", help=f"{what}: tool or tool(pattern); repeatable"
+        )
+    group.add_argument("--tools", action="append", metavar="MODULE:OBJECT", help="more tools; repeatable")
+    group.add_argument("--confirm-timeout", dest="confirm_timeout_s", metavar="SECONDS", help="default 120")
+    group.add_argument("--max-concurrent-calls", metavar="N", help="default 64")
+    group.add_argument("--hide-exceptions", action="store_const", const="true", help="from the model")
+    group.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    group.add_argument("--log-format", choices=("human", "json"))

@@ -1,0 +1,44 @@
+"""Asking a person at the terminal, with the same question that clients show."""
+
+from __future__ import annotations
+
+import select
+import sys
+
+from mcp_tools.confirmation.channels import Answer, Reply
+from mcp_tools.confirmation.question import question_text, visible
+from mcp_tools.types import Confirmation
+
+CHANNEL: str = "terminal"
+
+
+def for_display(text: str) -> str:
+    """Return `text` so that a terminal prints it and does nothing else; line breaks and tabs stay."""
+    return "\t".join(visible(part, keep_newlines=True) for part in text.split("\t"))
+
+
+def can_ask() -> bool:
+    """Whether a person can be asked: both what they read and where they type is a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask(question: Confirmation, *, asked_by: str) -> Answer:
+    """Show the question on stderr and wait for `y` or `yes`, as long as a yes would hold.
+
+    Blocks, so it is no `Channel`: Ctrl-C must end it, which an event loop would not let happen.
+    """
+    print(f"\n{question_text(question, asked_by=asked_by)}\n", file=sys.stderr)
+    print("Do it? [y/N] ", end="", file=sys.stderr, flush=True)
+    ready, _, _ = select.select([sys.stdin], [], [], question.expires_in_s)
+    if not ready:
+        print(file=sys.stderr)
+        return Answer(
+            Reply.NO_ANSWER, f"nobody answered within {question.expires_in_s:g} s; nothing was done"
+        )
+    line = sys.stdin.readline()
+    if not line:
+        print(file=sys.stderr)
+        return Answer(Reply.DISMISSED, "the question was closed without an answer; nothing was done")
+    if line.strip().lower() in ("y", "yes"):
+        return Answer(Reply.APPROVED)
+    return Answer(Reply.DECLINED, "declined by the person who was asked; nothing was done")
