@@ -1,0 +1,184 @@
+"""One HTTP/1.1 connection: uvicorn's h11 protocol, with the deadlines and bounds it does not have.
+
+uvicorn waits for ever for the end of the headers, for a client that takes no answer, and reads on and on
+for the sake of a body that was refused. The app sees none of this: it is called after the headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from enum import Enum
+from typing import Any, Final, cast
+
+import h11
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from mcp_tools.server.http.limits import HttpLimits
+
+_HEADERS: Final = (
+    b"content-type: text/plain; charset=utf-8\r\n"
+    b"cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n"
+)
+
+
+def _raw_answer(status: bytes, text: bytes) -> bytes:
+    length = str(len(text)).encode()
+    return b"HTTP/1.1 " + status + b"\r\n" + _HEADERS + b"content-length: " + length + b"\r\n\r\n" + text
+
+
+_FULL: Final = _raw_answer(b"503 Service Unavailable", b"too many connections")
+_MALFORMED: Final = _raw_answer(b"400 Bad Request", b"not a well-formed HTTP/1.1 request")
+_LATE: Final = _raw_answer(b"408 Request Timeout", b"the request headers did not arrive in time")
+
+
+class _Wait(Enum):
+    """What a connection's running deadline is for."""
+
+    NOTHING = "nothing that we time here"
+    HEADERS = "the rest of the request headers"
+    DRAIN = "the rest of a body that was refused"
+    LEAVING = "the client to read a last answer and hang up"
+
+
+class BoundedConnection(H11Protocol):
+    """A connection that cannot be held open by sending, or reading, too slowly or too much.
+
+    Args:
+        config, state: uvicorn's.
+        limits: `header_s`, `drain_s`, `drain_bytes`, `stalled_s` and `connections` apply here.
+    """
+
+    def __init__(self, config: Config, state: ServerState, limits: HttpLimits) -> None:
+        super().__init__(config, state, {})
+        self._limits = limits
+        self._wait = _Wait.NOTHING
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+        self._drained_bytes = 0
+
+    # --- What asyncio calls -------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        _notice_dead_peers(transport, self._limits.stalled_s)
+        if len(self.connections) > self._limits.connections:
+            self._leave(_FULL)
+        else:
+            self._wait_for(_Wait.HEADERS)
+
+    def data_received(self, data: bytes) -> None:
+        if self._wait is _Wait.LEAVING:
+            self._count_drained(data)
+            return
+        if self._wait is _Wait.DRAIN:
+            self._count_drained(data)
+        super().data_received(data)
+        self._look(data_is_pending=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait_for(_Wait.NOTHING)
+        self._stop_stall_timer()
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self._limits.stalled_s, self._abort)
+
+    def resume_writing(self) -> None:
+        self._stop_stall_timer()
+        super().resume_writing()
+
+    # --- What uvicorn calls -------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._look(data_is_pending=False)
+
+    def send_400_response(self, msg: str) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self.cycle.response_started:
+                # A second answer in the middle of the first would be read as part of it.
+                self._abort()
+                return
+            # The body is malformed: what the app still says to this request must not be sent.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._leave(_MALFORMED)
+
+    def shutdown(self) -> None:
+        with contextlib.suppress(h11.LocalProtocolError):
+            super().shutdown()
+
+    # --- Deadlines ----------------------------------------------------------------------------
+
+    def _look(self, *, data_is_pending: bool) -> None:
+        """Choose what to wait for, from where the request and the answer are."""
+        if self.transport.is_closing() or self._wait is _Wait.LEAVING:
+            return
+        theirs = self.conn.their_state
+        if theirs is h11.IDLE and data_is_pending:
+            self._wait_for(_Wait.HEADERS)
+        elif theirs is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete:
+            self._wait_for(_Wait.DRAIN)
+        else:
+            # Bodies that are wanted are timed by the app; idle connections by uvicorn's keep-alive.
+            self._wait_for(_Wait.NOTHING)
+
+    def _wait_for(self, wait: _Wait) -> None:
+        if wait is self._wait:
+            return
+        self._wait = wait
+        self._drained_bytes = 0
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        match wait:
+            case _Wait.HEADERS:
+                self._deadline = self.loop.call_later(self._limits.header_s, self._headers_are_late)
+            case _Wait.DRAIN | _Wait.LEAVING:
+                self._deadline = self.loop.call_later(self._limits.drain_s, self._abort)
+            case _Wait.NOTHING:
+                pass
+
+    def _headers_are_late(self) -> None:
+        self._leave(_LATE)
+
+    def _leave(self, answer: bytes) -> None:
+        """Send a last answer and close, but not so abruptly that the answer is lost with a reset."""
+        self.transport.write(answer)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._unset_keepalive_if_required()
+        self._wait_for(_Wait.LEAVING)
+
+    def _count_drained(self, data: bytes) -> None:
+        self._drained_bytes += len(data)
+        if self._drained_bytes > self._limits.drain_bytes:
+            self._abort()
+
+    def _abort(self) -> None:
+        self.transport.abort()
+
+    def _stop_stall_timer(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+
+def _notice_dead_peers(transport: asyncio.BaseTransport, after_s: float) -> None:
+    """Let the kernel end connections whose peer vanished without a word."""
+    connection = cast("socket.socket | None", transport.get_extra_info("socket"))
+    if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    options: list[tuple[int, Any, int]] = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(after_s * 1000)))
+    for level, option, value in options:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(level, option, value)

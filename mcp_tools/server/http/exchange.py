@@ -1,0 +1,143 @@
+"""Reading a request body within bounds, and sending an answer with the headers every answer carries."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+import anyio
+
+from mcp_tools.server.http.limits import HttpLimits, Shares
+from mcp_tools.server.http.requests import BUSY, TOO_LARGE, TOO_SLOW, Refusal
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+# `no-transform`: a proxy that compresses an event stream holds its events back.
+_ALWAYS: Final = [(b"cache-control", b"no-store, no-transform"), (b"x-content-type-options", b"nosniff")]
+_REPLACED: Final = frozenset(name for name, _ in _ALWAYS)
+_SESSION_ID: Final = b"mcp-session-id"
+
+
+class ClientLeftError(Exception):
+    """The client is gone; there is nobody to answer."""
+
+
+class Exchange:
+    """The answer to one request: an ASGI `send` that adds our headers and remembers how far it got."""
+
+    __slots__ = ("_send", "complete", "no_content", "on_start", "started")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+        self.complete = False
+        self.no_content = False
+        """Answer an empty 200 as the 204 it is."""
+        self.on_start: Callable[[int, str | None], None] | None = None
+        """Told of the status and the session id before they are sent."""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = self._start(message)
+        elif not message.get("more_body", False):
+            self.complete = True
+        await self._send(message)
+
+    def _start(self, message: Message) -> Message:
+        self.started = True
+        status: int = message["status"]
+        session_id: str | None = None
+        dropped = _REPLACED
+        if self.no_content and status == 200:
+            status = 204
+            dropped = dropped | {b"content-length", b"content-type"}
+        headers = []
+        for header in message.get("headers", ()):
+            if header[0] not in dropped:
+                headers.append(header)
+            if header[0] == _SESSION_ID:
+                session_id = header[1].decode("latin-1")
+        if self.on_start is not None:
+            self.on_start(status, session_id)
+        return {"type": "http.response.start", "status": status, "headers": headers + _ALWAYS}
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Send a refusal as the whole answer."""
+        body = refusal.text.encode()
+        headers = [
+            (b"content-type", refusal.media_type),
+            (b"content-length", str(len(body)).encode()),
+            *refusal.headers,
+        ]
+        await self({"type": "http.response.start", "status": refusal.status, "headers": headers})
+        await self({"type": "http.response.body", "body": body})
+
+    async def finish(self) -> None:
+        """End an answer that was begun; does not wait for a client that reads nothing."""
+        if not self.complete:
+            with anyio.move_on_after(0.1):
+                await self({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class BodyShare:
+    """What one request's body takes of the room that all bodies share."""
+
+    __slots__ = ("_principal", "_shares", "_taken")
+
+    def __init__(self, shares: Shares, principal: str) -> None:
+        self._shares = shares
+        self._principal = principal
+        self._taken = 0
+
+    def take(self, amount: int) -> bool:
+        """Take room for so many more bytes; False where there is none."""
+        if not self._shares.take(self._principal, amount):
+            return False
+        self._taken += amount
+        return True
+
+    def give_back(self) -> None:
+        """Give back all that was taken."""
+        if self._taken:
+            self._shares.give_back(self._principal, self._taken)
+            self._taken = 0
+
+
+async def read_body(receive: Receive, *, limits: HttpLimits, share: BodyShare) -> bytes | Refusal:
+    """Read a whole body, or say why not; what is read is taken from `share`.
+
+    Raises:
+        ClientLeftError: The client went away before the body was complete.
+    """
+    body = bytearray()
+    with anyio.move_on_after(limits.body_s):
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeftError
+            chunk = message.get("body", b"")
+            if len(body) + len(chunk) > limits.body_bytes:
+                return TOO_LARGE
+            if chunk:
+                if not share.take(len(chunk)):
+                    return BUSY
+                body += chunk
+            if not message.get("more_body", False):
+                return bytes(body)
+    return TOO_SLOW
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that first gives a body that was read already."""
+    given = False
+
+    async def next_message() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return next_message
