@@ -55,7 +55,7 @@ async def serve(
         return
     from mcp_tools.server.http import serve_http
 
-    await serve_http(server, transport=transport, **options)
+    await serve_http(server, with_streamable=transport == "http", **options)
 
 
 def executor_of(tools: ToolSystem | ToolExecutor | ToolRegistry) -> ToolExecutor:
