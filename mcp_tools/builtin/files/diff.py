@@ -1,0 +1,109 @@
+"""A unified diff a person can trust: nothing in it can hide, and what was cut is said. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from mcp_tools.builtin.workspace.problems import escaped
+
+MAX_LINES: Final = 200
+MAX_CHARS: Final = 16_000
+MAX_LINE_CHARS: Final = 500
+CONTEXT_LINES: Final = 3
+
+_MAX_MATCHED_LINES: Final = 1_000
+"""Above it `difflib`, which is quadratic, is not asked: the old lines are shown as replaced."""
+
+
+def unified(old: str, new: str, path: str, *, max_lines: int = MAX_LINES, max_chars: int = MAX_CHARS) -> str:
+    """Show the change from `old` to `new`, cut in the middle of nothing and never silently.
+
+    Line ends other than a newline, control and direction-changing characters are written out.
+    """
+    if old == new:
+        return "(the content stays the same)"
+    name = escaped(path)
+    lines = [f"--- {name}", f"+++ {name}", *_hunks(_split(old), _split(new))]
+    kept: list[str] = []
+    chars = 0
+    for line in lines:
+        chars += min(len(line), MAX_LINE_CHARS) + 1
+        if len(kept) >= max_lines or chars > max_chars:
+            break
+        kept.append(_one_line(line))
+    cut = len(lines) - len(kept)
+    if cut:
+        added = sum(line.startswith("+") for line in lines[2:])
+        removed = sum(line.startswith("-") for line in lines[2:])
+        encoded = new.encode("utf-8", "backslashreplace")
+        kept.append(
+            f"[{cut:,} more lines of this diff are not shown; in all {added:,} lines added, {removed:,} "
+            f"removed; the whole new content is {len(encoded):,} bytes, sha256 {hashlib.sha256(encoded).hexdigest()}]"
+        )
+    return "\n".join(kept)
+
+
+def _split(text: str) -> list[str]:
+    # Only "\n" ends a line: splitlines() would also break at form feeds and U+2028.
+    lines = text.split("\n")
+    last = lines.pop()
+    whole = [line + "\n" for line in lines]
+    return [*whole, last] if last else whole
+
+
+def _one_line(line: str) -> str:
+    if len(line) > MAX_LINE_CHARS:
+        line = f"{line[:MAX_LINE_CHARS]}[… {len(line) - MAX_LINE_CHARS:,} more characters]"
+    return "\t".join(escaped(piece) for piece in line.split("\t"))
+
+
+def _hunks(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
+    for group in _groups(old, new):
+        first, last = group[0], group[-1]
+        yield f"@@ -{_range(first[1], last[2])} +{_range(first[3], last[4])} @@"
+        for tag, old_start, old_end, new_start, new_end in group:
+            if tag == "equal":
+                yield from _marked(" ", old[old_start:old_end])
+                continue
+            yield from _marked("-", old[old_start:old_end])
+            yield from _marked("+", new[new_start:new_end])
+
+
+_Opcode = tuple[str, int, int, int, int]
+
+
+def _groups(old: Sequence[str], new: Sequence[str]) -> list[list[_Opcode]]:
+    """Group the changes with their context, as `difflib` does, after setting the equal ends aside."""
+    shortest = min(len(old), len(new))
+    head = 0
+    while head < shortest and old[head] == new[head]:
+        head += 1
+    tail = 0
+    while tail < shortest - head and old[-1 - tail] == new[-1 - tail]:
+        tail += 1
+    head, tail = max(0, head - CONTEXT_LINES), max(0, tail - CONTEXT_LINES)
+    old_middle, new_middle = old[head : len(old) - tail], new[head : len(new) - tail]
+    if max(len(old_middle), len(new_middle)) > _MAX_MATCHED_LINES:
+        return [[("replace", head, len(old) - tail, head, len(new) - tail)]]
+    matcher = difflib.SequenceMatcher(None, old_middle, new_middle)
+    return [
+        [(tag, i + head, j + head, k + head, m + head) for tag, i, j, k, m in group]
+        for group in matcher.get_grouped_opcodes(CONTEXT_LINES)
+    ]
+
+
+def _range(start: int, end: int) -> str:
+    length = end - start
+    if length == 1:
+        return str(start + 1)
+    return f"{start if length == 0 else start + 1},{length}"
+
+
+def _marked(mark: str, lines: Sequence[str]) -> Iterator[str]:
+    for line in lines:
+        yield mark + line.removesuffix("\n")
+        if not line.endswith("\n"):
+            yield "\\ No newline at end of file"
