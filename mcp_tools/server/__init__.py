@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mcp_tools.server.entry import serve
+from mcp_tools.server.entry import run, serve
 
-__all__ = ["serve"]
+__all__ = ["run", "serve"]

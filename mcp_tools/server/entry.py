@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mcp_tools.executor import ToolExecutor
 from mcp_tools.registry import ToolRegistry
+from mcp_tools.server.lifecycle import (
+    Stop,
+    Undertaker,
+    end_children,
+    follow_parent,
+    follow_stdin,
+    stop_on_signals,
+)
 
 if TYPE_CHECKING:
     from mcp_tools.system import ToolSystem
 
 Transport = Literal["stdio", "sse", "http"]
-TRANSPORTS: tuple[Transport, ...] = ("stdio", "sse", "http")
+TRANSPORTS: Final = ("stdio", "sse", "http")
+DEFAULT_CONFIRM_TIMEOUT_S: Final = 120.0
 
 
 async def serve(
@@ -21,24 +36,116 @@ async def serve(
     name: str = "mcp-tools",
     version: str | None = None,
     instructions: str | None = None,
-    confirm_timeout_s: float = 120.0,
+    confirm_timeout_s: float = DEFAULT_CONFIRM_TIMEOUT_S,
+    telemetry: bool = True,
     **options: Any,
 ) -> None:
     """Serve tools over MCP until the client goes away or we are told to stop. Needs asyncio.
 
     Args:
-        tools: A registry is served with the default policy: tools that require confirmation ask.
-        transport: `stdio` serves whoever started the process; `http` serves `/mcp` and `/sse`;
-            `sse` serves `/sse` only.
+        tools: What to serve. A registry alone gets the default rules: tools that require
+            confirmation ask.
+        transport: `stdio` serves whoever started the process; `http` serves `/mcp` and, for older
+            clients, `/sse`; `sse` serves `/sse` only.
         name, version, instructions: What clients are told about the server.
         confirm_timeout_s: Seconds a person has to answer a question.
+        telemetry: Emit the SDK's OpenTelemetry spans.
         options: Of the HTTP transports; see `mcp_tools.server.http.serve_http`.
     Raises:
         ValueError: The transport is unknown.
+        ConfigError: It cannot be served as asked; nothing was.
         RuntimeError: Another stdio server in this process holds the standard streams.
+    SIGTERM, SIGINT and SIGHUP stop it cleanly and then have the effect they would have had without
+    it. Cancelling it stops it too.
     """
+    with stop_on_signals() as stop:
+        await _serve(
+            stop,
+            tools,
+            transport,
+            name=name,
+            version=version,
+            instructions=instructions,
+            confirm_timeout_s=confirm_timeout_s,
+            telemetry=telemetry,
+            **options,
+        )
+    if stop.signal is not None:
+        signal.raise_signal(stop.signal)
+
+
+def run(
+    tools: ToolSystem | ToolExecutor | ToolRegistry, transport: Transport = "stdio", **options: Any
+) -> int:
+    """Serve as this process's only purpose, and return its exit code.
+
+    Returns:
+        0 when the client went away, the parent died, or SIGTERM or SIGHUP came; 130 after SIGINT.
+        The process must end now: what does not within two seconds of being told is ended by force,
+        with the children it has.
+    Raises:
+        What `serve` does, before anything is served.
+    """
+    load(transport)
+    undertaker = Undertaker()
+
+    async def main() -> int:
+        with stop_on_signals(on_stop=undertaker.arm) as stop:
+            if transport == "stdio":
+                # An HTTP server may be left running on purpose by a shell that ends.
+                follow_parent(lambda: stop.now(None))
+                follow_stdin(undertaker.arm)
+            await _serve(stop, tools, transport, **options)
+        undertaker.arm()
+        return undertaker.exit_code
+
+    try:
+        return asyncio.run(main())
+    finally:
+        end_children()
+        if transport == "stdio":
+            # Whatever is printed from here on must not follow the last message.
+            with suppress(OSError):
+                os.dup2(2, 1)
+
+
+def load(transport: Transport) -> None:
+    """Import what serving needs, with the garbage collector off: it would only walk new modules."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        _load(transport)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _load(transport: Transport) -> Callable[..., Any]:
     if transport not in TRANSPORTS:
         raise ValueError(f"unknown transport {transport!r}; use one of {', '.join(TRANSPORTS)}")
+
+    if transport == "stdio":
+        from mcp_tools.server.stdio import serve_stdio
+
+        return serve_stdio
+    from mcp_tools.server.http import serve_http
+
+    return serve_http
+
+
+async def _serve(
+    stop: Stop,
+    tools: ToolSystem | ToolExecutor | ToolRegistry,
+    transport: Transport,
+    *,
+    name: str = "mcp-tools",
+    version: str | None = None,
+    instructions: str | None = None,
+    confirm_timeout_s: float = DEFAULT_CONFIRM_TIMEOUT_S,
+    telemetry: bool = True,
+    **options: Any,
+) -> None:
+    transport_function = _load(transport)
     from mcp_tools.server.handler import build_server
 
     server = build_server(
@@ -47,15 +154,11 @@ async def serve(
         version=version,
         instructions=instructions,
         confirm_timeout_s=confirm_timeout_s,
+        telemetry=telemetry,
     )
-    if transport == "stdio":
-        from mcp_tools.server.stdio import serve_stdio
-
-        await serve_stdio(server, **options)
-        return
-    from mcp_tools.server.http import serve_http
-
-    await serve_http(server, with_streamable=transport == "http", **options)
+    if transport == "sse":
+        options["with_streamable"] = False
+    await transport_function(server, shutdown=stop.event, **options)
 
 
 def executor_of(tools: ToolSystem | ToolExecutor | ToolRegistry) -> ToolExecutor:
