@@ -252,6 +252,10 @@ class ToolExecutor:
             preview = await self._ask_tool(call, entry, entry.preview)
             if isinstance(preview, ExecutionResult):
                 return preview
+            if preview is None:
+                if call.decided == default_ruling(entry.tool):
+                    return None
+                preview = Preview(text="this call says that it changes nothing")
         binding = Binding(
             tool_name=entry.tool.name,
             arguments=call.valid,

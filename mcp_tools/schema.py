@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import logging
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -26,6 +27,9 @@ from mcp_tools.validation import (
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,14 +204,8 @@ def checked_object_schema(tool_name: str, schema: Mapping[str, Any]) -> dict[str
 
 def output_from_annotation(returns: Any) -> tuple[dict[str, Any], OutputCheck] | None:
     """Derive an output schema from a return annotation that names a model, dataclass or TypedDict."""
-    if not (isinstance(returns, type) or typing.is_typeddict(returns)) or returns is ToolOutput:
-        return None
-    is_structured = (
-        hasattr(returns, "model_json_schema")
-        or hasattr(returns, "__dataclass_fields__")
-        or typing.is_typeddict(returns)
-    )
-    if not is_structured:
+    marks = ("model_json_schema", "__dataclass_fields__", "__total__")  # model, dataclass, TypedDict
+    if not isinstance(returns, type) or returns is ToolOutput or not any(hasattr(returns, m) for m in marks):
         return None
     from pydantic import TypeAdapter, ValidationError
     from pydantic.errors import PydanticUserError
@@ -215,8 +213,11 @@ def output_from_annotation(returns: Any) -> tuple[dict[str, Any], OutputCheck] |
     try:
         adapter = TypeAdapter(returns)
         schema = adapter.json_schema(mode="serialization", schema_generator=_plain_generator())
-    except (PydanticUserError, NameError):
-        return None  # derived, never promised: a class Pydantic cannot describe has no schema
+    except (PydanticUserError, NameError) as error:
+        # Derived, never promised, so no reason to refuse the tool. Before Python 3.12, Pydantic
+        # wants TypedDict from typing_extensions, and says so.
+        logger.warning("no output schema from %s: %s", returns.__name__, _first_line(error))
+        return None
     if schema.get("type") != "object":
         return None
 

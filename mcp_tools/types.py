@@ -60,7 +60,8 @@ class Tool:
         title: For people, in client menus. None: clients show the name.
         output_schema: JSON Schema of `type: object` for structured results. None: not promised.
         annotations: What clients are told about effects.
-        preview: Given the validated arguments (and the context, if annotated), says what would happen.
+        preview: Given the validated arguments (and the context, if annotated), says what would happen,
+            or None if this call changes nothing (a dry run): then only an owner's rule still asks.
         must_ask: Given the validated arguments, returns why a person must be asked even where a
             policy allows the call, or None. It can only raise the bar.
         subjects: Given the validated arguments, the strings that policy patterns are matched against
@@ -78,7 +79,7 @@ class Tool:
     title: str | None = None
     output_schema: dict[str, Any] | None = None
     annotations: ToolAnnotations = field(default_factory=ToolAnnotations)
-    preview: Callable[..., Preview | Awaitable[Preview]] | None = None
+    preview: Callable[..., Preview | Awaitable[Preview | None] | None] | None = None
     must_ask: Callable[..., str | Awaitable[str | None] | None] | None = None
     subjects: Callable[..., Sequence[str] | Awaitable[Sequence[str]]] | None = None
     source: str = ""

@@ -34,7 +34,7 @@ class ModelValidator:
 
     Args:
         tool_name: For error messages.
-        model: Validated strictly; a `Field(strict=False)` of its own opts a field out.
+        model: Validated strictly, unless its own `model_config` says `strict` or not.
         keywords: Field name in the model → keyword of the function.
     """
 
@@ -42,6 +42,8 @@ class ModelValidator:
         self._tool_name = tool_name
         self._validator = model.__pydantic_validator__
         self._keywords = tuple(keywords.items())
+        # Pydantic's default would take "5" for 5, which the published schema does not allow.
+        self._strict = None if "strict" in model.model_config else True
         self._wire_names = wire_names(model)
         self._takes_extra = model.model_config.get("extra") == "allow"
 
@@ -62,7 +64,7 @@ class ModelValidator:
 
         try:
             # Python objects first: twice as fast as JSON, and an embedding program may pass a Path.
-            return self._validator.validate_python(arguments, strict=True)  # type: ignore[no-any-return]
+            return self._validator.validate_python(arguments, strict=self._strict)  # type: ignore[no-any-return]
         except ValidationError as error:
             python_error = error
         try:
@@ -71,13 +73,13 @@ class ModelValidator:
         except (TypeError, ValueError):
             raise InvalidArguments(self._tool_name, _sentences(python_error)) from None
         try:
-            return self._validator.validate_json(text, strict=True)  # type: ignore[no-any-return]
+            return self._validator.validate_json(text, strict=self._strict)  # type: ignore[no-any-return]
         except ValidationError as error:
             json_error = error
         try:
             # 5.0 is an integer in JSON Schema; Pydantic's strict mode thinks otherwise.
             text = json.dumps(_integral_floats_as_ints(arguments))
-            return self._validator.validate_json(text, strict=True)  # type: ignore[no-any-return]
+            return self._validator.validate_json(text, strict=self._strict)  # type: ignore[no-any-return]
         except ValidationError:
             raise InvalidArguments(self._tool_name, _sentences(json_error)) from None
 

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from mcp_tools.errors import ConfigError
+from mcp_tools.policy.glob import Glob
 from mcp_tools.types import CallContext, Decision, Ruling, Tool, default_ruling
 
 _RULE = re.compile(r"(?P<tool>[A-Za-z0-9_*?-]{1,64})(?:\((?P<pattern>.*)\))?", re.DOTALL)
 _MAX_RULE_CHARS: Final = 1_000
-_MAX_WILDCARDS: Final = 10
-"""Each wildcard multiplies what a hostile argument can cost; ten are plenty for paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +28,15 @@ class Rule:
 
     text: str
     decision: Decision
-    tool_pattern: re.Pattern[str]
-    subject_pattern: re.Pattern[str] | None
+    tool_pattern: Glob
+    subject_pattern: Glob | None
 
     @classmethod
     def parse(cls, text: str, decision: Decision) -> Rule:
         """Read `tool` or `tool(pattern)`.
 
         Raises:
-            ConfigError: The rule is not of this form, or has more than 10 wildcards.
+            ConfigError: The rule is not of this form.
         """
         stripped = text.strip() if isinstance(text, str) else ""
         match = _RULE.fullmatch(stripped)
@@ -48,25 +47,23 @@ class Rule:
         pattern = match["pattern"]
         if pattern is not None and not pattern:
             raise ConfigError(f"{decision.name.lower()} rule {text!r} has an empty pattern; leave out '()'")
-        if stripped.replace("**", "*").count("*") > _MAX_WILDCARDS:
-            raise ConfigError(f"rule {text!r} has more than {_MAX_WILDCARDS} wildcards")
         return cls(
             text=stripped,
             decision=decision,
-            tool_pattern=re.compile(_glob(match["tool"])),
-            # Denying ignores case: on a case-insensitive disk `.ENV` opens `.env`.
+            tool_pattern=Glob(match["tool"]),
+            # Denying and asking ignore case: on a case-insensitive disk `.ENV` opens `.env`.
             subject_pattern=None
             if pattern is None
-            else re.compile(_glob(pattern), re.DOTALL | (0 if decision is Decision.ALLOW else re.IGNORECASE)),
+            else Glob(pattern, ignore_case=decision is not Decision.ALLOW),
         )
 
     def matches(self, tool_name: str, subjects: Sequence[str]) -> bool:
         """Whether the rule speaks about a call of this tool with these subjects."""
-        if self.tool_pattern.fullmatch(tool_name) is None:
+        if not self.tool_pattern.matches(tool_name):
             return False
         if self.subject_pattern is None:
             return True
-        fits = (self.subject_pattern.fullmatch(subject) is not None for subject in subjects)
+        fits = (self.subject_pattern.matches(subject) for subject in subjects)
         if self.decision is Decision.ALLOW:
             return bool(subjects) and all(fits)
         return any(fits)
@@ -105,27 +102,6 @@ class RulePolicy:
         return any(
             rule.decision is Decision.DENY
             and rule.subject_pattern is None
-            and rule.tool_pattern.fullmatch(tool.name)
+            and rule.tool_pattern.matches(tool.name)
             for rule in self.rules
         )
-
-
-def _glob(pattern: str) -> str:
-    parts: list[str] = []
-    i = 0
-    while i < len(pattern):
-        if pattern.startswith("**", i):
-            # `a/**/b` also means `a/b`.
-            swallows_slash = pattern.startswith("**/", i)
-            parts.append("(?:.*/)?" if swallows_slash else ".*")
-            i += 3 if swallows_slash else 2
-        elif pattern[i] == "*":
-            parts.append("[^/]*")
-            i += 1
-        elif pattern[i] == "?":
-            parts.append("[^/]")
-            i += 1
-        else:
-            parts.append(re.escape(pattern[i]))
-            i += 1
-    return "".join(parts)
