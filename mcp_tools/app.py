@@ -123,5 +123,5 @@ def _idle_rules(policy: RulePolicy, registry: ToolRegistry) -> list[str]:
     return [
         f"The {rule.decision.name.lower()} rule {rule.text!r} matches no tool there is; is its name right?"
         for rule in policy.rules
-        if not any(rule.tool_pattern.fullmatch(name) for name in names)
+        if not any(rule.tool_pattern.matches(name) for name in names)
     ]

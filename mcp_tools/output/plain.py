@@ -20,6 +20,12 @@ MAX_DEPTH = 64
 
 MAX_REPR_CHARS = 1_000
 
+_PRINTED_MODULES = frozenset({"decimal", "fractions", "ipaddress", "uuid"})
+"""Standard values whose `str` is what people mean by them."""
+
+MAX_INT_BITS = 14_000
+"""Some 4,200 digits: Python and the JSON readers in the field refuse to parse more than 4,300."""
+
 
 def encodable(text: str) -> str:
     r"""Return `text` with lone surrogates written out (`\udc80`), so that it encodes as UTF-8."""
@@ -43,8 +49,8 @@ def to_plain(value: Any) -> Any:
 
     Models, dataclasses, enums, dates and containers keep their content. Bytes become
     `{"base64": …, "size_bytes": …}`; NaN and infinities their names as strings, since JSON has no
-    such numbers; anything else its `repr`, at most 1,000 characters. Cycles and nesting over 64
-    levels are named in place.
+    such numbers, and integers over 4,200 digits their hexadecimal form; anything else its `repr`, at
+    most 1,000 characters. Cycles and nesting over 64 levels are named in place.
     """
     return _plain(value, 0, set())
 
@@ -63,7 +69,7 @@ def _plain(value: Any, depth: int, parents: set[int]) -> Any:
         case str():
             return encodable(str.__str__(value))
         case int():
-            return int(value)
+            return int(value) if value.bit_length() <= MAX_INT_BITS else hex(value)
         case float():
             return float(value) if math.isfinite(value) else repr(float(value))
         case bytes() | bytearray() | memoryview():
@@ -102,7 +108,7 @@ def _plain_container(value: Any, depth: int, parents: set[int]) -> Any:
         return [_plain(item, depth + 1, parents) for item in value]
     if isinstance(value, BaseException):
         return f"{type(value).__name__}: {safe_str(value)}"
-    if hasattr(value, "__fspath__"):
+    if hasattr(value, "__fspath__") or type(value).__module__ in _PRINTED_MODULES:
         return safe_str(value)
     return _bounded_repr(value)
 
