@@ -39,9 +39,10 @@ def unified(old: str, new: str, path: str, *, max_lines: int = MAX_LINES, max_ch
         added = sum(line.startswith("+") for line in lines[2:])
         removed = sum(line.startswith("-") for line in lines[2:])
         encoded = new.encode("utf-8", "backslashreplace")
+        digest = hashlib.sha256(encoded).hexdigest()
         kept.append(
             f"[{cut:,} more lines of this diff are not shown; in all {added:,} lines added, {removed:,} "
-            f"removed; the whole new content is {len(encoded):,} bytes, sha256 {hashlib.sha256(encoded).hexdigest()}]"
+            f"removed; the whole new content is {len(encoded):,} bytes, sha256 {digest}]"
         )
     return "\n".join(kept)
 

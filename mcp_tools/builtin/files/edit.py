@@ -91,15 +91,16 @@ class EditTools:
         edits: Edits,
         dryRun: bool,  # noqa: N803
         expectedSha256: str | None,  # noqa: N803
-    ) -> Preview:
-        """Show the diff the edits would make."""
+    ) -> Preview | None:
+        """Show the diff the edits would make; None for a dry run, which changes nothing."""
+        if dryRun:
+            return None
 
         def look(_: Work) -> Preview:
             with self._workspace.target(path) as target:
                 plan = _plan(target, edits, expectedSha256)
                 sizes = f"{len(encode(plan.old_text)):,} → {len(plan.new):,} bytes"
-                verb = "Show" if dryRun else "Make"
-                heading = f"{verb} {len(edits)} edit(s) in {shown(target.real_path)} ({sizes})"
+                heading = f"Make {len(edits)} edit(s) in {shown(target.real_path)} ({sizes})"
                 return Preview(text=f"{heading}\n{_diff(target, plan)}", state=plan.before.state)
 
         return await self._workspace.threads.run(look)

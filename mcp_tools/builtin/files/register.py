@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from mcp_tools.builtin.files.change import ChangeTools
 from mcp_tools.builtin.files.edit import Edited, EditTools
+from mcp_tools.builtin.files.listing import (
+    AllowedDirectories,
+    FileInfo,
+    Listing,
+    ListingTools,
+    SizedListing,
+    Tree,
+)
 from mcp_tools.builtin.files.read import ReadTools
+from mcp_tools.builtin.files.search import FoundFiles, FoundLines, SearchTools
 from mcp_tools.builtin.files.subjects import real_places
 from mcp_tools.builtin.files.write import WriteTools
 from mcp_tools.builtin.workspace import Workspace
@@ -53,11 +63,27 @@ def register_file_tools(registry: ToolRegistry, workspace: Workspace) -> None:
             **more,
         )(function)
 
-    reading, writing, editing = ReadTools(workspace), WriteTools(workspace), EditTools(workspace)
+    reading, looking, searching = ReadTools(workspace), ListingTools(workspace), SearchTools(workspace)
+    writing, editing, changing = WriteTools(workspace), EditTools(workspace), ChangeTools(workspace)
     add(reading.read_file, "Read file", READS, subjects=subjects("path"))
     add(reading.read_text_file, "Read text file, whole or in part", READS, subjects=subjects("path"))
     add(reading.read_media_file, "Read picture or sound", READS, subjects=subjects("path"))
     add(reading.read_multiple_files, "Read several files", READS, subjects=subjects("paths"))
+    for function, title, result in (
+        (looking.list_directory, "List folder", Listing),
+        (looking.list_directory_with_sizes, "List folder with sizes", SizedListing),
+        (looking.directory_tree, "Show folder tree", Tree),
+        (looking.get_file_info, "Show file details", FileInfo),
+        (searching.search_files, "Find files by name", FoundFiles),
+        (searching.grep_files, "Find lines by content", FoundLines),
+    ):
+        add(function, title, READS, subjects=subjects("path"), output_schema=result)
+    add(
+        looking.list_allowed_directories,
+        "List allowed folders",
+        READS,
+        output_schema=AllowedDirectories,
+    )
     add(
         writing.write_file,
         "Write file",
@@ -74,4 +100,28 @@ def register_file_tools(registry: ToolRegistry, workspace: Workspace) -> None:
         must_ask=editing.must_ask,
         subjects=subjects("path"),
         output_schema=Edited,
+    )
+    add(
+        changing.create_directory,
+        "Create folder",
+        CREATES,
+        preview=changing.preview_create,
+        must_ask=changing.must_ask_create,
+        subjects=subjects("path"),
+    )
+    add(
+        changing.move_file,
+        "Move or rename",
+        REPLACES,
+        preview=changing.preview_move,
+        must_ask=changing.must_ask_move,
+        subjects=subjects("source", "destination", follow=False),
+    )
+    add(
+        changing.delete_file,
+        "Delete file",
+        REPLACES,
+        preview=changing.preview_delete,
+        must_ask=changing.must_ask_delete,
+        subjects=subjects("path", follow=False),
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn, Self
 
-from mcp_tools.builtin.workspace import paths, sweep
+from mcp_tools.builtin.workspace import paths, similar, sweep
 from mcp_tools.builtin.workspace.beneath import (
     MAX_LINKS,
     NotARegularFile,
@@ -22,7 +22,7 @@ from mcp_tools.builtin.workspace.beneath import (
     location_of,
     open_to_read,
 )
-from mcp_tools.builtin.workspace.problems import OutsideRoots, explain, shown
+from mcp_tools.builtin.workspace.problems import FileProblem, OutsideRoots, explain, shown
 from mcp_tools.builtin.workspace.threads import Threads
 from mcp_tools.errors import ConfigError, ToolError
 
@@ -196,14 +196,16 @@ class Workspace:
         root, parts = min(below, key=lambda found: len(found[1]))  # the innermost of nested roots
         return _existing(Located(root=root, parts=parts, asked=path))
 
-    def open_folder(self, place: Located, *, links: bool = True) -> int:
+    def open_folder(self, place: Located) -> int:
         """Open a folder for listing.
 
         Raises:
             ToolError: It is none, or cannot be opened.
         """
         try:
-            return self.opener(place.root.fd, place.parts, _FOLDER, links=links)
+            return self.opener(place.root.fd, place.parts, _FOLDER)
+        except FileNotFoundError as error:
+            raise explain(error, place.asked, then=self._similar(place)) from error
         except OSError as error:
             raise explain(error, place.asked) from error
 
@@ -215,6 +217,8 @@ class Workspace:
         """
         try:
             return open_to_read(self.opener, place.root.fd, place.parts)
+        except FileNotFoundError as error:
+            raise explain(error, place.asked, then=self._similar(place)) from error
         except (OSError, NotARegularFile) as error:
             raise explain(error, place.asked) from error
 
@@ -236,7 +240,7 @@ class Workspace:
                     raise ToolError(
                         f"{shown(path)} is an allowed folder or a folder above; it stays as it is"
                     )
-                with self._opened(place.root, parts[:-1]) as (folder_fd, above, folder_path):
+                with self._opened(place.root, parts[:-1], path) as (folder_fd, above, folder_path):
                     name = parts[-1]
                     link = _link_target(folder_fd, name) if follow else None
                     if link is None:
@@ -274,9 +278,19 @@ class Workspace:
             return "/".join(parts) or "."
         return f"{root.real.rstrip('/')}/{'/'.join(parts)}".rstrip("/") or "/"
 
+    def _similar(self, place: Located) -> str:
+        return similar.suggest(self.opener, place.root.fd, place.parts)
+
     @contextlib.contextmanager
-    def _opened(self, root: Root, parts: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...], str]]:
-        fd = self.opener(root.fd, parts, _FOLDER)
+    def _opened(
+        self, root: Root, parts: Sequence[str], asked: str
+    ) -> Iterator[tuple[int, tuple[str, ...], str]]:
+        try:
+            fd = self.opener(root.fd, parts, _FOLDER)
+        except FileNotFoundError:
+            raise FileProblem(
+                asked, "its folder does not exist (create_directory makes one); nothing was changed"
+            ) from None
         try:
             yield (fd, *self.real_location(root, fd))
         finally:
