@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
 from mcp.server.subscriptions import ServerEvent, ToolsListChanged
@@ -63,8 +62,8 @@ class RegistryEvents:
 class Audience:
     """The handshake connections of one server run. A slow client delays only its own notification."""
 
-    def __init__(self, group: TaskGroup) -> None:
-        self._group = group
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
         self._waiting: dict[Connection, bool] = {}  # → whether another change came meanwhile
         self._connections: set[Connection] = set()
 
@@ -76,14 +75,22 @@ class Audience:
             self._connections.add(connection)
             connection.exit_stack.callback(self._connections.discard, connection)
 
-    def tell(self, _event: ServerEvent) -> None:
-        """Notify everybody, without waiting. Changes that pile up for one client become one."""
-        for connection in self._connections:
-            if connection in self._waiting:
-                self._waiting[connection] = True
-            else:
-                self._waiting[connection] = False
-                self._group.start_soon(self._notify, connection)
+    def changed(self, _event: ServerEvent) -> None:
+        """Have everybody notified."""
+        self._changed.set()
+
+    async def serve(self) -> None:
+        """Notify after each change; changes that pile up for one client become one."""
+        async with anyio.create_task_group() as group:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                for connection in self._connections:
+                    if connection in self._waiting:
+                        self._waiting[connection] = True
+                    else:
+                        self._waiting[connection] = False
+                        group.start_soon(self._notify, connection)
 
     async def _notify(self, connection: Connection) -> None:
         try:
@@ -100,9 +107,10 @@ class Audience:
 @asynccontextmanager
 async def audience(events: RegistryEvents) -> AsyncIterator[Audience]:
     """Serve notifications for as long as the context is open; what is unsent at its end is dropped."""
+    listeners = Audience()
     async with anyio.create_task_group() as group:
-        listeners = Audience(group)
-        unsubscribe = events.subscribe(listeners.tell)
+        group.start_soon(listeners.serve)
+        unsubscribe = events.subscribe(listeners.changed)
         try:
             yield listeners
         finally:

@@ -91,14 +91,14 @@ def blocks_a_thread(marker: str) -> str:
 async def blocks_the_loop(marker: str) -> str:
     """Do what a tool must not do."""
     effect(f"begun {marker}")
-    time.sleep(100)
+    time.sleep(100)  # noqa: ASYNC251
     return "never"
 
 
 @registry.register(timeout=120.0)
 async def spawns(marker: str) -> str:
     """Start a child that outlives its call."""
-    child = subprocess.Popen(["sleep", "100"])
+    child = subprocess.Popen(["sleep", "100"])  # noqa: ASYNC220
     effect(f"child {child.pid}")
     effect(f"begun {marker}")
     await anyio.sleep(100)
@@ -234,7 +234,7 @@ def reads_stdin() -> str:
 def change_list() -> str:
     """Add a tool, or take it away again."""
     if registry.get("extra") is None:
-        registry.register(lambda: "extra", name="extra", description="Came later.")
+        registry.register(name="extra", description="Came later.")(lambda: "extra")
         return "added"
     registry.remove("extra")
     return "removed"
@@ -277,6 +277,9 @@ def main() -> int:
     ledger = ConfirmationLedger(ttl_s=options.pop("ttl_s", 120.0))
     executor = ToolExecutor(registry, confirmations=ledger)
     executor.add_hook(record)
+    if transport != "stdio":
+        options = {"port": 0} | options
+        options["on_listening"] = lambda listening: _append("MCP_TOOLS_TEST_URLS", "\n".join(listening.urls))
     return run(executor, transport, **options)
 
 
