@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import anyio
@@ -190,6 +190,8 @@ class HttpApp:
             self._in_progress[cancel_scope] = scope["method"]
             try:
                 refusal = await self._admit(scope, receive, exchange)
+                if refusal is None and not exchange.started:
+                    refusal = checks.FAULT
             except ClientLeftError:
                 return
             except Exception:
@@ -305,6 +307,11 @@ class HttpApp:
             self._ledger.leave(session_id)
 
     async def _listen(self, request: _Request) -> Refusal | None:
+        if request.headers.get(b"last-event-id") is not None:
+            # No event is kept to be sent again, and the SDK would then not answer at all.
+            scope = request.scope
+            headers = [header for header in scope["headers"] if header[0] != b"last-event-id"]
+            request = replace(request, scope={**scope, "headers": headers})
         return await self._as_stream(request, self._pass_on)
 
     async def _post_body(self, request: _Request) -> Refusal | None:

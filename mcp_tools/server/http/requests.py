@@ -30,6 +30,7 @@ _SINGLE: Final = frozenset(
         b"mcp-session-id",
         b"mcp-protocol-version",
         b"mcp-method",
+        b"last-event-id",
     }
 )
 

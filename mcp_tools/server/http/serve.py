@@ -162,16 +162,15 @@ async def _keep_date(state: ServerState) -> None:
 def _within_descriptors(limits: HttpLimits) -> HttpLimits:
     """Leave a quarter of the process's descriptors for files, children and answers to the surplus."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
+    room = soft * 3 // 4
+    if soft == resource.RLIM_INFINITY or room >= limits.connections:
         return limits
-    connections = min(limits.connections, soft * 3 // 4)
-    streams = min(limits.streams, connections // 2)
     return replace(
         limits,
-        connections=connections,
-        requests_each=min(limits.requests_each, max(1, connections * 3 // 4)),
-        streams=streams,
-        streams_each=min(limits.streams_each, max(1, streams // 2)),
+        connections=room,
+        requests_each=min(limits.requests_each, room * 3 // 4),
+        streams=min(limits.streams, room // 2),
+        streams_each=min(limits.streams_each, room // 4),
     )
 
 
