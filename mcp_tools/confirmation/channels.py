@@ -15,7 +15,8 @@ class Reply(Enum):
     APPROVED = "approved"
     DECLINED = "declined"  # a person said no
     DISMISSED = "dismissed"  # closed without an answer
-    NO_ANSWER = "no answer"  # nobody replied in time, or the connection went away
+    NO_ANSWER = "no answer"  # nobody replied in time
+    GONE = "gone"  # whoever called went away before an answer came
     UNUSABLE = "unusable"  # a reply that is not a clear yes or no
     NOBODY = "nobody"  # this channel cannot reach a person
 

@@ -126,7 +126,7 @@ class Elicitation:
                 )
             except MCPError as error:
                 if error.error.code == types.CONNECTION_CLOSED:
-                    return Answer(Reply.NO_ANSWER, _sentence("the connection closed before an answer came"))
+                    return Answer(Reply.GONE, _sentence("the connection closed before an answer came"))
                 return unusable("the client answered the question with an error")
             except ValidationError:
                 return unusable("the client's answer is not one that the protocol knows")

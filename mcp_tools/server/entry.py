@@ -6,10 +6,12 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from mcp_tools.errors import ConfigError
 from mcp_tools.executor import ToolExecutor
 from mcp_tools.registry import ToolRegistry
 from mcp_tools.server.lifecycle import (
@@ -84,8 +86,10 @@ def run(
         The process must end now: what does not within two seconds of being told is ended by force,
         with the children it has.
     Raises:
-        What `serve` does, before anything is served.
+        What `serve` does, and ConfigError where stdin or stdout is closed; nothing was served.
     """
+    if transport == "stdio":
+        _check_streams()
     load(transport)
     undertaker = Undertaker()
 
@@ -107,6 +111,25 @@ def run(
             # Whatever is printed from here on must not follow the last message.
             with suppress(OSError):
                 os.dup2(2, 1)
+            _let_go_of_streams()
+
+
+def _check_streams() -> None:
+    # Before anything is opened that would take the place of a closed one.
+    for fd, name in ((0, "stdin"), (1, "stdout")):
+        try:
+            os.fstat(fd)
+        except OSError as error:
+            raise ConfigError(f"{name} is closed; a stdio server needs both stdin and stdout") from error
+
+
+def _let_go_of_streams() -> None:
+    """Keep Python from turning a stderr that cannot be written into an exit code of its own."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except Exception:
+            setattr(sys, name, None)
 
 
 def load(transport: Transport) -> None:

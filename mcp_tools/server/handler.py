@@ -67,6 +67,7 @@ _CODE: Final = {
     Reply.DISMISSED: ErrorCode.DECLINED,
     Reply.UNUSABLE: ErrorCode.DECLINED,
     Reply.NO_ANSWER: ErrorCode.CONFIRMATION_INVALID,
+    Reply.GONE: ErrorCode.CANCELLED,
     Reply.NOBODY: ErrorCode.DENIED,
 }
 
