@@ -29,6 +29,7 @@ from mcp_tools.server.http.exchange import (
     BodyShare,
     ClientLeftError,
     Exchange,
+    Message,
     Receive,
     Send,
     read_body,
@@ -48,6 +49,7 @@ MCP_PATH: Final = "/mcp"
 SSE_PATH: Final = "/sse"
 MESSAGES_PATH: Final = "/messages/"
 
+_END_SESSIONS_S: Final = 0.5
 _HANDSHAKE_VERSIONS: Final = frozenset(version.encode() for version in HANDSHAKE_PROTOCOL_VERSIONS)
 _WRONG_HOST: Final = Refusal(421, "this server does not answer to that Host; its owner can allow it")
 _WRONG_ORIGIN: Final = Refusal(403, "pages of that Origin may not call; the server's owner can allow it")
@@ -151,6 +153,23 @@ class HttpApp:
                 yield
             finally:
                 self.cancel_requests()
+                with anyio.move_on_after(_END_SESSIONS_S, shield=True):
+                    await self._end_sessions()
+
+    async def _end_sessions(self) -> None:
+        """End each session as its client would. Cancelled instead, it waits a second for a dead wire."""
+        for session_id, principal in self._ledger.all():
+            headers = [(b"mcp-session-id", session_id.encode("latin-1"))]
+            scope = {
+                "type": "http",
+                "http_version": "1.1",
+                "method": "DELETE",
+                "path": MCP_PATH,
+                "query_string": b"",
+                "headers": headers,
+                "user": self._users.get(principal),
+            }
+            await self._manager.handle_request(scope, _nothing_more, _to_nobody)
 
     def stop_accepting(self) -> None:
         """Refuse requests from now on; those in progress go on."""
@@ -390,6 +409,14 @@ class HttpApp:
     async def _as_stream(self, request: _Request, handler: _Handler) -> Refusal | None:
         with _held(self._streams, request.principal) as granted:
             return await handler(request) if granted else checks.BUSY
+
+
+async def _nothing_more() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _to_nobody(_: Message) -> None:
+    pass
 
 
 def _sse_key(session_id: str) -> str:

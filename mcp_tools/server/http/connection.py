@@ -66,7 +66,10 @@ class BoundedConnection(H11Protocol):
         super().connection_made(transport)
         _notice_dead_peers(transport, self._limits.stalled_s)
         if len(self.connections) > self._limits.connections:
-            self._leave(_FULL)
+            # Closed at once: waiting for the client to read it would hold what there is too much of.
+            self._wait = _Wait.LEAVING
+            transport.write(_FULL)
+            transport.close()
         else:
             self._wait_for(_Wait.HEADERS)
 

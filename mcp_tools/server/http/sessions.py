@@ -37,6 +37,10 @@ class SessionLedger:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def all(self) -> list[tuple[str, str]]:
+        """Return the id and the principal of every open session."""
+        return [(session_id, session.principal) for session_id, session in self._sessions.items()]
+
     def reserve(self, principal: str) -> bool:
         """Set one session aside for this principal; False where none is left.
 

@@ -129,18 +129,20 @@ class SseSessions:
     async def _write_answers(
         self, stream: _Stream, outbox: ContextReceiveStream[SessionMessage], send: Send
     ) -> None:
-        while True:
-            with anyio.move_on_after(PING_S) as waiting:
-                try:
-                    message = (await outbox.receive()).message
-                except (anyio.EndOfStream, anyio.ClosedResourceError):
-                    return
-            if waiting.cancelled_caught:
-                await send(_comment("ping"))
-                continue
-            await send(_event("message", message.model_dump_json(by_alias=True, exclude_unset=True)))
-            if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
-                await stream.settle(message.id)
+        # Closed by whoever ends first, so that an answer that nobody will send fails at once.
+        async with outbox:
+            while True:
+                with anyio.move_on_after(PING_S) as waiting:
+                    try:
+                        message = (await outbox.receive()).message
+                    except (anyio.EndOfStream, anyio.ClosedResourceError):
+                        return
+                if waiting.cancelled_caught:
+                    await send(_comment("ping"))
+                    continue
+                await send(_event("message", message.model_dump_json(by_alias=True, exclude_unset=True)))
+                if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
+                    await stream.settle(message.id)
 
     async def _until_idle(self, stream: _Stream) -> None:
         idle_s = self._limits.session_idle_s

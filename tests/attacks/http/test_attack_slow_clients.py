@@ -5,6 +5,8 @@ Plain uvicorn, beside us, shows that each hold works where nobody bounds it.
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import anyio
 import pytest
 
@@ -76,13 +78,16 @@ async def test_a_body_that_trickles_in_is_not_waited_for(path: str) -> None:
         await connection.send(request("POST", path, port=port, headers={"Content-Length": "1000"}, body=b""))
         assert await dribble(connection, b"{" * 500, 3 * SHORT_S)
     limits = HttpLimits(body_s=SHORT_S, drain_s=SHORT_S)
-    async with serving(limits=limits) as served, sse_session(served.port) as (_, messages):
-        async with wire(served.port) as connection:
-            target = messages if path == "/messages/" else path
-            headers = {"Content-Length": "1000"}
-            await connection.send(request("POST", target, port=served.port, headers=headers, body=b""))
-            assert not await dribble(connection, b"{" * 500, 10 * SHORT_S)
-            assert (await connection.answer()).status == 408
+    async with (
+        serving(limits=limits) as served,
+        sse_session(served.port) as (_, messages),
+        wire(served.port) as connection,
+    ):
+        target = messages if path == "/messages/" else path
+        headers = {"Content-Length": "1000"}
+        await connection.send(request("POST", target, port=served.port, headers=headers, body=b""))
+        assert not await dribble(connection, b"{" * 500, 10 * SHORT_S)
+        assert (await connection.answer()).status == 408
 
 
 async def test_a_body_that_was_refused_is_not_read_for_ever() -> None:
@@ -186,22 +191,13 @@ async def test_streams_are_bounded_for_each_principal_and_calls_go_on() -> None:
 
 async def test_connections_beyond_the_bound_are_told_so_and_make_room_when_they_end() -> None:
     async with serving(limits=HttpLimits(connections=5)) as served:
-        port = served.port
-        async with anyio.create_task_group() as group:
-            held = anyio.Event()
-
-            async def hold() -> None:
-                async with wire(port):
-                    await held.wait()
-
+        asking = call("echo", {"text": "x"}, port=served.port)
+        async with AsyncExitStack() as held:
             for _ in range(5):
-                group.start_soon(hold)
-            with anyio.fail_after(10):
-                while (await ask(port, call("echo", {"text": "x"}, port=port))).status != 503:  # noqa: ASYNC110
-                    await anyio.sleep(0.01)
-            held.set()
+                await held.enter_async_context(wire(served.port))
+            assert (await ask(served.port, asking)).status == 503
         with anyio.fail_after(10):
-            while (await ask(port, call("echo", {"text": "x"}, port=port))).status != 200:  # noqa: ASYNC110
+            while (await ask(served.port, asking)).status != 200:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
 
 

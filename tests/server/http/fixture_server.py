@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import sys
 
@@ -13,6 +14,10 @@ from tests.server.http.http_peer import make_server, tokens
 
 
 async def main() -> None:
+    for argument in sys.argv:
+        if argument.startswith("--descriptors="):
+            count = int(argument.partition("=")[2])
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
     shutdown = anyio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, shutdown.set)
