@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.server.peers import ERAS, PEERS, Peer, connected
+from tests.server.peers import ERAS, PEERS, HttpServers, Peer, connected
 
-Connect = Callable[..., Awaitable[Peer]]
+IMPATIENT = '{"confirm_timeout_s": 0.5}'
 
 
 class _Pool:
     """Holds connections open, each in a task of its own: they must be closed by the task that opened them."""
 
-    def __init__(self, folders: Callable[[], Path]) -> None:
-        self._folders = folders
+    def __init__(self, make_folder: Callable[[], Path]) -> None:
+        self._servers = HttpServers(make_folder)
         self._peers: dict[Any, Peer] = {}
         self._closing = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -41,7 +41,7 @@ class _Pool:
         self, ready: asyncio.Future[Peer], transport: str, era: str, options: dict[str, Any]
     ) -> None:
         try:
-            async with connected(transport, era, self._folders(), **options) as peer:
+            async with connected(self._servers, transport, era, **options) as peer:
                 ready.set_result(peer)
                 await self._closing.wait()
         except BaseException as error:
@@ -56,6 +56,7 @@ class _Pool:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        await self._servers.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -97,7 +98,7 @@ async def modern_peer(pool: _Pool, transport: str) -> Peer:
 @pytest_asyncio.fixture(loop_scope="module")
 async def other_modern_peer(pool: _Pool, transport: str) -> Peer:
     """The like, of another server process."""
-    return await pool.get(transport, "2026-07-28", elicits=False)
+    return await pool.get(transport, "2026-07-28", options=IMPATIENT)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -109,4 +110,4 @@ async def mute_peer(pool: _Pool, transport: str, era: str) -> Peer:
 @pytest_asyncio.fixture(loop_scope="module")
 async def impatient_peer(pool: _Pool, transport: str, era: str) -> Peer:
     """A client of a server that gives a person half a second."""
-    return await pool.get(transport, era, options='{"confirm_timeout_s": 0.5}')
+    return await pool.get(transport, era, options=IMPATIENT)

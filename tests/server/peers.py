@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.abc
 import mcp_types as types
 from mcp.client.client import Client
 from mcp.client.sse import sse_client
@@ -97,55 +98,75 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-@asynccontextmanager
-async def _over_stdio(folder: Path, options: str) -> AsyncIterator[Any]:
-    yield StdioServerParameters(
-        command=sys.executable, args=[FIXTURE_SERVER, "stdio", options], env=environment(folder)
-    )
+@dataclass
+class HttpServers:
+    """HTTP servers by their options. Each serves both transports to any number of clients."""
 
+    make_folder: Callable[[], Path]
+    _running: dict[str, tuple[Path, anyio.abc.Process]] = field(default_factory=dict)
 
-def _over_http(kind: str) -> Callable[[Path, str], AbstractAsyncContextManager[Any]]:
-    @asynccontextmanager
-    async def connect(folder: Path, options: str) -> AsyncIterator[Any]:
-        command = [sys.executable, FIXTURE_SERVER, "http", options]
-        process = await anyio.open_process(
-            command, env=environment(folder), stdin=None, stdout=None, stderr=None
-        )
-        try:
-            with anyio.fail_after(20):
-                while not (urls := _lines(folder / "urls")):
-                    assert process.returncode is None
-                    await anyio.sleep(0.02)
-            streamable, sse = urls
-            yield streamable_http_client(streamable) if kind == "http" else sse_client(sse)
-        finally:
+    async def urls(self, options: str) -> tuple[Path, str, str]:
+        """Return the folder of a server with these options, and where it serves `/mcp` and `/sse`."""
+        if options not in self._running:
+            folder = self.make_folder()
+            command = [sys.executable, FIXTURE_SERVER, "http", options]
+            process = await anyio.open_process(
+                command, env=environment(folder), stdin=None, stdout=None, stderr=None
+            )
+            self._running[options] = folder, process
+        folder, process = self._running[options]
+        with anyio.fail_after(20):
+            while not (urls := _lines(folder / "urls")):
+                assert process.returncode is None
+                await anyio.sleep(0.02)
+        streamable, sse = urls
+        return folder, streamable, sse
+
+    async def close(self) -> None:
+        """End them all."""
+        for _, process in self._running.values():
             process.terminate()
-            with anyio.fail_after(10, shield=True):
-                await process.wait()
+        with anyio.fail_after(10):
+            for _, process in self._running.values():
+                assert await process.wait() == 0
 
-    return connect
+
+async def _stdio(servers: HttpServers, options: str) -> tuple[Path, Any]:
+    folder = servers.make_folder()
+    command = [FIXTURE_SERVER, "stdio", options]
+    return folder, StdioServerParameters(command=sys.executable, args=command, env=environment(folder))
 
 
-PEERS: dict[str, Callable[[Path, str], AbstractAsyncContextManager[Any]]] = {
-    "stdio": _over_stdio,
-    "sse": _over_http("sse"),
-    "http": _over_http("http"),
+async def _sse(servers: HttpServers, options: str) -> tuple[Path, Any]:
+    folder, _, url = await servers.urls(options)
+    return folder, sse_client(url)
+
+
+async def _http(servers: HttpServers, options: str) -> tuple[Path, Any]:
+    folder, url, _ = await servers.urls(options)
+    return folder, streamable_http_client(url)
+
+
+PEERS: dict[str, Callable[[HttpServers, str], Awaitable[tuple[Path, Any]]]] = {
+    "stdio": _stdio,
+    "sse": _sse,
+    "http": _http,
 }
 
 
 @asynccontextmanager
 async def connected(
-    transport: str, era: str, folder: Path, *, elicits: bool = True, options: str = "{}"
+    servers: HttpServers, transport: str, era: str, *, elicits: bool = True, options: str = "{}"
 ) -> AsyncIterator[Peer]:
-    """Start a server and connect a client of this era."""
+    """Connect a client of this era to a server with these options."""
+    folder, server = await PEERS[transport](servers, options)
     peer = Peer(transport, era, folder)
-    async with PEERS[transport](folder, options) as server:
-        peer.client = Client(
-            server,
-            mode=ERAS[era],
-            elicitation_callback=peer._elicit if elicits else None,
-            message_handler=peer._message,
-        )
-        async with peer.client:
-            assert peer.client.protocol_version == era
-            yield peer
+    peer.client = Client(
+        server,
+        mode=ERAS[era],
+        elicitation_callback=peer._elicit if elicits else None,
+        message_handler=peer._message,
+    )
+    async with peer.client:
+        assert peer.client.protocol_version == era
+        yield peer
