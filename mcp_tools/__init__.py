@@ -14,6 +14,7 @@ result = await tools.execute("add", {"a": 1, "b": 2})
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from mcp_tools.batch import AsyncToolExecutor, StreamEvent, StreamingToolExecutor
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from mcp_tools.server import serve
 
 __version__ = "0.1.0"
+
+# Otherwise Python prints our warnings to the stderr of a program that configured no logging.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
     "Approval",

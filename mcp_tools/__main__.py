@@ -3,7 +3,11 @@
 import os
 import sys
 
-if not sys.flags.safe_path and sys.path and sys.path[0] in ("", os.getcwd() if os.path.exists(".") else ""):
+try:
+    here = os.getcwd()
+except OSError:  # deleted under us
+    here = ""
+if not sys.flags.safe_path and sys.path[0] in ("", here):
     # Python put the current folder in front of everything. A project there must not be able to stand
     # in for a package that we import, so it goes to the end.
     sys.path.append(sys.path.pop(0))

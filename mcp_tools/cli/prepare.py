@@ -29,6 +29,16 @@ def prepared(settings: Settings, *, log_level: str | None = None) -> Iterator[Ap
     with logging_to_stderr(log_level or settings.log_level, settings.log_format):
         app = build(settings)
         with app.workspace:
-            for notice in app.notices:
+            for notice in (*app.notices, *_about_names()):
                 print(f"mcp-tools: {notice}", file=sys.stderr)
             yield app
+
+
+def _about_names() -> list[str]:
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8":
+        return []
+    return [
+        f"File names are taken to be {encoding} here, because of the locale; others cannot be reached. "
+        "Set PYTHONUTF8=1 to have UTF-8."
+    ]

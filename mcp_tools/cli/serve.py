@@ -3,90 +3,57 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import gc
 import os
-import signal
 import sys
 from collections.abc import Iterator
+from typing import Any, Final
 
-import anyio
-
-from mcp_tools.app import App
-from mcp_tools.cli import exits
 from mcp_tools.cli.prepare import prepared, read_settings
+from mcp_tools.config import Settings
+from mcp_tools.server.entry import load, run
 
-NO_ROOTS = (
+NO_ROOTS: Final = (
     "no folder is allowed, so file tools refuse everything. Allow one with --root DIR (repeatable), "
     "MCP_TOOLS_ROOTS, or roots = [...] in your config file."
+)
+AT_A_TERMINAL: Final = (
+    "this speaks MCP on stdin and stdout, for a client to start; Ctrl-C ends it. "
+    "`mcp-tools call` is for people."
 )
 
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve until the end; return the exit code."""
     settings = read_settings(arguments)
-    # Loading the SDK makes a million objects and no garbage; collecting in between takes 5 % of the start.
+    # What is loaded from here on stays: collecting in between would take a twentieth of the start.
     gc.disable()
     with contextlib.ExitStack() as stack:
         with _stdout_kept_clean():
             app = stack.enter_context(prepared(settings))
         if not settings.roots:
             print(f"mcp-tools: {NO_ROOTS}", file=sys.stderr)
-        if settings.transport == "stdio":
-            _serve_stdio(app)
-        else:
-            _serve_http(app)
-    return exits.OK
+        if settings.transport == "stdio" and sys.stdin is not None and sys.stdin.isatty():
+            print(f"mcp-tools: {AT_A_TERMINAL}", file=sys.stderr)
+        load(settings.transport)
+        options = _http_options(settings) if settings.transport != "stdio" else {}
+        gc.freeze()
+        gc.enable()
+        return run(app.executor, settings.transport, confirm_timeout_s=settings.confirm_timeout_s, **options)
 
 
-def _serve_stdio(app: App) -> None:
-    from mcp_tools.server.handler import build_server
-    from mcp_tools.server.stdio import serve_stdio
+def _http_options(settings: Settings) -> dict[str, Any]:
+    from mcp_tools.server.http import load_tokens
 
-    if sys.stdin is not None and sys.stdin.isatty():
-        print(
-            "mcp-tools: this speaks MCP on stdin and stdout, for a client to start; Ctrl-C ends it. "
-            "`mcp-tools call` is for people.",
-            file=sys.stderr,
-        )
-    server = build_server(app.executor, confirm_timeout_s=app.settings.confirm_timeout_s)
-    _imports_are_done()
-    anyio.run(serve_stdio, server)
-
-
-def _serve_http(app: App) -> None:
-    from mcp_tools.server.handler import build_server
-    from mcp_tools.server.http import load_tokens, serve_http
-
-    settings = app.settings
     given = {"MCP_TOOLS_TOKEN": settings.token} if settings.token is not None else {}
-    tokens = load_tokens(settings.token_file, given)
-    server = build_server(app.executor, confirm_timeout_s=settings.confirm_timeout_s)
-    _imports_are_done()
-
-    async def until_told() -> None:
-        shutdown = anyio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, shutdown.set)
-        await serve_http(
-            server,
-            host=settings.host,
-            port=settings.port,
-            tokens=tokens,
-            allowed_hosts=settings.allowed_hosts,
-            allowed_origins=settings.allowed_origins,
-            with_streamable=settings.transport == "http",
-            shutdown=shutdown,
-        )
-
-    anyio.run(until_told)
-
-
-def _imports_are_done() -> None:
-    gc.freeze()  # what is loaded now stays; looking through it again at each collection is a waste
-    gc.enable()
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "tokens": load_tokens(settings.token_file, given),
+        "allowed_hosts": settings.allowed_hosts,
+        "allowed_origins": settings.allowed_origins,
+    }
 
 
 @contextlib.contextmanager

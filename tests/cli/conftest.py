@@ -34,6 +34,16 @@ class Done:
 Run = Callable[..., Done]
 
 
+def command(*arguments: str, through: str = "") -> list[str]:
+    """The command as a process of its own.
+
+    Args:
+        through: A shell script that ends in `exec "$@"`, for surroundings that only a shell can make.
+    """
+    argv = [sys.executable, "-m", "mcp_tools", *arguments]
+    return ["/bin/sh", "-c", through, "sh", *argv] if through else argv
+
+
 @pytest.fixture(autouse=True)
 def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
@@ -65,12 +75,12 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def run_apart(environ: dict[str, str]) -> Run:
     """Run the command in a process of its own; keywords go to `subprocess.run`."""
 
-    def run_it(*arguments: str, **options: Any) -> Done:
+    def run_it(*arguments: str, through: str = "", **options: Any) -> Done:
         options = {"stdin": subprocess.DEVNULL, "env": environ, "cwd": ROOT} | options
         if "input" in options:
             del options["stdin"]
         done = subprocess.run(
-            [sys.executable, "-m", "mcp_tools", *arguments],
+            command(*arguments, through=through),
             capture_output=True,
             text=True,
             timeout=60,

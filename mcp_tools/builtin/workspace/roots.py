@@ -327,7 +327,9 @@ def _link_target(folder_fd: int, name: str) -> str | None:
 
 def _open_root(given: str | Path) -> Root:
     # Not normalised before it is opened: `link/..` is the folder above the link's target.
-    path = os.path.join(os.getcwd(), os.path.expanduser(os.fspath(given)))
+    path = os.path.expanduser(os.fspath(given))
+    if not os.path.isabs(path):  # only then: the current folder may have been deleted
+        path = os.path.join(os.getcwd(), path)
     try:
         fd = os.open(path, _FOLDER)
     except OSError as error:
