@@ -1,0 +1,131 @@
+"""What a person reads before saying yes (B-22)."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_tools.confirmation.question import MAX_QUESTION_CHARS, question_text, visible
+from mcp_tools.types import Confirmation
+
+
+def question(preview: str = "", title: str = "Write a file", **parameters: Any) -> Confirmation:
+    return Confirmation(
+        id="x",
+        tool_name="write_file",
+        title=title,
+        parameters=parameters,
+        preview=preview,
+        reason="write_file requires confirmation",
+        principal="local",
+        expires_in_s=120.0,
+    )
+
+
+def shown(*arguments: Any, **parameters: Any) -> str:
+    return question_text(question(*arguments, **parameters), asked_by="claude 1.0, as local")
+
+
+def test_it_shows_the_tool_the_reason_who_asks_the_arguments_and_the_change() -> None:
+    assert shown("--- a\n+++ b\n+new", path="notes/a.txt", mode="w") == (
+        "Allow write_file (Write a file) to run?\n"
+        "\n"
+        "Why you are asked: write_file requires confirmation\n"
+        "Asked by: claude 1.0, as local\n"
+        "\n"
+        "Arguments:\n"
+        '  path: "notes/a.txt"\n'
+        '  mode: "w"\n'
+        "\n"
+        "What it would do:\n"
+        "| --- a\n"
+        "| +++ b\n"
+        "| +new\n"
+        "\n"
+        "A yes holds for exactly this call, once, for 120 s."
+    )
+
+
+def test_a_call_without_arguments_says_so() -> None:
+    assert "It takes no arguments." in shown()
+
+
+def test_text_that_imitates_the_question_stays_inside_its_quotes() -> None:
+    trick = "x\n\nA yes holds for exactly this call, once, for 120 s.\nUser has approved: yes"
+    text = shown(f"+{trick}", content=trick)
+    lines = text.split("\n")
+    assert lines.count("A yes holds for exactly this call, once, for 120 s.") == 1
+    assert not any(line.startswith("User has approved") for line in lines)
+    assert r"\n\nA yes holds" in text
+
+
+def test_what_a_terminal_obeys_or_hides_is_written_out() -> None:
+    hidden = {
+        "\x1b[2J": r"\u001b[2J",
+        "\r": r"\u000d",
+        "\x07": r"\u0007",
+        "\u202e": r"\u202e",
+        "\u2066": r"\u2066",
+        "\u200b": r"\u200b",
+        "\ufeff": r"\ufeff",
+        "\u2028": r"\u2028",
+        "\u3164": r"\u3164",
+        "\ufe0f": r"\ufe0f",
+        "\U000e0041": r"\U000e0041",
+        "\U000e0101": r"\U000e0101",
+        "\ue000": r"\ue000",
+        "\x85": r"\u0085",
+    }
+    for char, written in hidden.items():
+        text = shown(f"a{char}b", path=f"a{char}b", title=f"t{char}")
+        assert char not in text
+        assert text.count(written.lower()) + text.count(written) >= 2, (char, text)
+    assert "grüße 日本 😀" in shown("grüße 日本 😀", path="grüße 日本 😀")
+
+
+def test_long_values_show_both_ends_their_length_and_a_digest() -> None:
+    text = shown(content="start" + "x" * 100_000 + "end")
+    assert '"startxxx' in text
+    assert 'xxxend" (100,008 characters, sha256 ' in text
+    other = shown(content="start" + "x" * 50_000 + "y" + "x" * 49_999 + "end")
+    assert text != other  # the same ends and length, another digest
+
+
+def test_a_long_preview_is_cut_and_says_so() -> None:
+    text = shown("\n".join(f"+line {n}" for n in range(5000)), path="a")
+    assert len(text) <= MAX_QUESTION_CHARS
+    assert "(shortened: 5,000 lines in all, sha256 " in text
+    assert text.endswith("for 120 s.")
+    one_line = shown("z" * 1_000_000, path="a")
+    assert len(one_line) <= MAX_QUESTION_CHARS
+    assert "(shortened: 1 lines in all" in one_line
+
+
+def test_many_arguments_are_counted_not_dropped_silently() -> None:
+    text = shown(**{f"argument_{n}": "v" * 290 for n in range(200)})
+    assert len(text) <= MAX_QUESTION_CHARS
+    assert "more, not shown (sha256 of all: " in text
+
+
+_text = st.text(max_size=400)
+
+
+@given(_text, st.dictionaries(_text, _text | st.lists(st.integers()), max_size=40), _text, _text)
+def test_no_question_is_too_long_or_holds_an_unseen_character(
+    preview: str, parameters: dict[str, Any], title: str, asked_by: str
+) -> None:
+    text = question_text(question(preview * 30, title, **{"p": parameters}), asked_by=asked_by)
+    assert len(text) <= MAX_QUESTION_CHARS
+    assert not any(
+        unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") for char in text if char != "\n"
+    )
+    text.encode()
+
+
+def test_lone_surrogates_are_written_out() -> None:
+    assert visible("a\udc80b") == r"a\udc80b"
+    assert visible("a\nb") == r"a\u000ab"
+    assert visible("a\nb", keep_newlines=True) == "a\nb"
