@@ -6,6 +6,7 @@ Three ways in (a dict, a model, a signature), one way out: `Parameters`, which t
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import json
 import logging
@@ -27,6 +28,7 @@ from mcp_tools.validation import (
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from pydantic.json_schema import GenerateJsonSchema
 
 
 logger = logging.getLogger(__name__)
@@ -326,16 +328,21 @@ def _model_schema(tool_name: str, model: type[BaseModel]) -> dict[str, Any]:
     return copy.deepcopy(schema)
 
 
-def _plain_generator() -> Any:
+@functools.cache
+def _plain_generator() -> type[GenerateJsonSchema]:
     from pydantic.json_schema import GenerateJsonSchema
 
-    class WithoutFieldTitles(GenerateJsonSchema):
-        """Titles that only repeat the field's name cost a model tokens in every request."""
+    class PlainJsonSchema(GenerateJsonSchema):
+        """Without titles that only repeat a field's name: they cost a model tokens in every request."""
 
         def field_title_should_be_set(self, schema: Any) -> bool:
             return False
 
-    return WithoutFieldTitles
+        def encode_default(self, dft: Any) -> Any:
+            # Pydantic builds a type adapter for each default, a third of what a schema costs at start.
+            return dft if dft is None or type(dft) in (bool, int, str) else super().encode_default(dft)
+
+    return PlainJsonSchema
 
 
 def _is_context(annotation: Any) -> bool:
