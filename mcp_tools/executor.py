@@ -26,7 +26,7 @@ from mcp_tools.calling import Callee, Raised, Returned, is_cancelled_for_real, m
 from mcp_tools.confirmation.ledger import Binding, ConfirmationLedger, Verdict
 from mcp_tools.errors import InvalidArguments, ToolError
 from mcp_tools.output.masking import describe_exception
-from mcp_tools.output.plain import safe_str
+from mcp_tools.output.plain import safe_str, strings_in
 from mcp_tools.registry import RegisteredTool, ToolRegistry
 from mcp_tools.types import (
     CallContext,
@@ -48,6 +48,9 @@ from mcp_tools.validation import closest_name
 logger = logging.getLogger(__name__)
 
 MAX_CONCURRENT_CALLS: Final = 64
+MAX_NAME_CHARS: Final = 200
+"""Of a tool name in a record; real ones have at most 64, but what is asked for can be anything."""
+
 HOOK_TIMEOUT_S: Final = 5.0
 """An asynchronous hook that takes longer is given up, so that it cannot hold an answer back."""
 
@@ -220,8 +223,9 @@ class ToolExecutor:
     async def _decide(self, call: _Call, entry: RegisteredTool) -> ExecutionResult | None:
         ruling = default_ruling(entry.tool)
         if self._policy is not None:
-            subjects: Any = [value for value in call.valid.values() if isinstance(value, str)]
-            if entry.subjects is not None:
+            if entry.subjects is None:
+                subjects: Any = strings_in(call.valid)
+            else:
                 subjects = await self._ask_tool(call, entry, entry.subjects)
                 if isinstance(subjects, ExecutionResult):
                     return subjects
@@ -374,7 +378,7 @@ class ToolExecutor:
             result=result,
             error=error,
             duration_ms=(self._clock() - call.started_at) * 1000,
-            tool_name=safe_str(call.tool_name),
+            tool_name=safe_str(call.tool_name)[:MAX_NAME_CHARS],
             parameters=call.recorded_arguments(),
             call_id=context.call_id,
             error_code=error_code,

@@ -65,7 +65,7 @@ class Tool:
         must_ask: Given the validated arguments, returns why a person must be asked even where a
             policy allows the call, or None. It can only raise the bar.
         subjects: Given the validated arguments, the strings that policy patterns are matched against
-            (for file tools: real paths). None: every string among the top-level arguments.
+            (for file tools: real paths). None: every string among the arguments, however deep.
         source: Where it was registered, for error messages.
     """
 
@@ -288,7 +288,7 @@ class ExecutionResult:
         result: What the tool returned; None unless `status` is success.
         error: For the model: what failed and what to do next; None on success.
         duration_ms: Milliseconds on a monotonic clock, from `execute` to its end.
-        tool_name: As asked for, also when no such tool exists.
+        tool_name: As asked for, also when no such tool exists; at most 200 characters.
         parameters: The validated arguments; what the caller sent where validation failed.
         call_id: From the context.
         error_code: The reason in one word; None on success.

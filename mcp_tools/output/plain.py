@@ -60,6 +60,20 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(to_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
+def strings_in(value: Any) -> list[str]:
+    """Return every string among the values of `value`, however deep; the keys of mappings are not."""
+    match value:
+        case str():
+            return [value]
+        case dict():
+            return [text for item in value.values() for text in strings_in(item)]
+        case list() | tuple():
+            return [text for item in value for text in strings_in(item)]
+        case None | bool() | int() | float():
+            return []
+    return strings_in(to_plain(value))
+
+
 def _plain(value: Any, depth: int, parents: set[int]) -> Any:
     match value:
         case None | bool():

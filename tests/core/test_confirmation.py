@@ -193,6 +193,18 @@ async def test_policy_can_allow_deny_and_ask() -> None:
     assert asked.confirmation is not None
 
 
+async def test_a_pattern_sees_strings_however_deep() -> None:
+    registry = ToolRegistry()
+    executor = ToolExecutor(registry, policy=RulePolicy.parse(deny=["tool(*secret*)"], allow=["tool(ok*)"]))
+    registry.register("tool", requires_confirmation=True)(lambda items: "ran")
+    denied = await executor.execute("tool", {"items": [{"name": "ok"}, {"name": "a secret"}]})
+    asked = await executor.execute("tool", {"items": [{"name": "ok"}, {"name": "other"}]})
+    allowed = await executor.execute("tool", {"items": [{"name": "ok"}, {"name": "okay", "n": 1}]})
+    assert denied.error_code is ErrorCode.DENIED
+    assert asked.error_code is ErrorCode.CONFIRMATION_REQUIRED
+    assert allowed.result == "ran"
+
+
 async def test_a_denied_call_cannot_be_confirmed_into_running() -> None:
     world = World(policy=RulePolicy.parse(deny=["change(x)"]))
     result = await world.executor.execute("change", {"text": "x"}, {"confirmed": True})
