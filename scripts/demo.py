@@ -32,6 +32,7 @@ PRIVATE = "nobody but me should read this\n"
 ME = types.Implementation(name="the demonstration", version="1")
 
 failures: list[str] = []
+interrupts: list[KeyboardInterrupt] = []
 
 
 def heading(text: str) -> None:
@@ -76,6 +77,9 @@ async def ask_the_person(_context: Any, params: Any) -> types.ElicitResult:
         reply = input("    Allow it? [y/N] ")  # noqa: ASYNC250 - nothing else has anything to do
     except EOFError:
         print()
+        return types.ElicitResult(action="cancel")
+    except KeyboardInterrupt as error:
+        interrupts.append(error)  # raised here, it would tear down the connection with a traceback
         return types.ElicitResult(action="cancel")
     finally:
         signal.signal(signal.SIGINT, before)
@@ -128,6 +132,8 @@ async def tour(folder: Path) -> None:
 
         heading("4. Changing something does: the question shows the exact change")
         result = await client.call_tool("write_file", {"path": "shopping.txt", "content": NEW_NOTES})
+        if interrupts:
+            return
         now = (root / "shopping.txt").read_text()
         print()
         shown(text_of(result))
@@ -184,6 +190,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="mcp-tools-demo-") as folder:
             anyio.run(tour, Path(folder).resolve())
     except KeyboardInterrupt:
+        interrupts.append(KeyboardInterrupt())
+    if interrupts:
         print("\nstopped")
         return 130
     how_to_plug_in()

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import select
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import ROOT, TOOLS, Run
-
-WAIT_S = 30
+from tests.cli.conftest import ROOT, TOOLS, Run, command
+from tests.terminal import WAIT_S, Terminal, at_a_terminal
 
 
 def test_text_stays_text_and_the_rest_is_json_where_the_schema_says_so(run: Run) -> None:
@@ -141,47 +134,10 @@ def test_an_allow_rule_makes_the_question_unnecessary(run: Run, tmp_path: Path) 
     assert done.code == 0
 
 
-@contextmanager
-def at_a_terminal(*arguments: str, environ: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Run the command with a terminal as stdin and stderr; stdout is a pipe."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mcp_tools", "call", *arguments, *TOOLS],
-        stdin=theirs,
-        stderr=theirs,
-        stdout=subprocess.PIPE,
-        env=environ,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    try:
-        yield process, ours
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-        os.close(ours)
-
-
-def read_until(terminal: int, text: str) -> str:
-    seen = b""
-    deadline = time.monotonic() + WAIT_S
-    while text.encode() not in seen:
-        ready, _, _ = select.select([terminal], [], [], max(0, deadline - time.monotonic()))
-        assert ready, f"never saw {text!r}, only {seen!r}"
-        seen += os.read(terminal, 65536)
-    return seen.decode()
-
-
-def read_rest(terminal: int) -> str:
-    """What is left after the process at the other end is gone."""
-    seen = b""
-    with suppress(OSError):  # EIO says that nobody holds the other end any more
-        while piece := os.read(terminal, 65536):
-            seen += piece
-    return seen.decode()
+def at_terminal(*arguments: str, environ: dict[str, str]) -> AbstractContextManager[Terminal]:
+    """Make a call as a person would, with stdout going into a pipe."""
+    argv = command("call", *arguments, *TOOLS)
+    return at_a_terminal(argv, stdout=subprocess.PIPE, env=environ, cwd=ROOT)
 
 
 @pytest.mark.parametrize(
@@ -200,15 +156,15 @@ def test_a_person_at_a_terminal_is_asked_with_the_change_in_view(
 ) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    command = ("put", "--arg", f"path={path}", "--arg", "content=new")
-    with at_a_terminal(*command, environ=environ) as (process, terminal):
-        question = read_until(terminal, "[y/N]")
+    call = ("put", "--arg", f"path={path}", "--arg", "content=new")
+    with at_terminal(*call, environ=environ) as terminal:
+        question = terminal.read_until("[y/N]")
         assert "put" in question
         assert "has old; it would have new" in question
         assert path.read_text() == "old"
-        os.write(terminal, typed.encode())
-        out, _ = process.communicate(timeout=WAIT_S)
-        assert process.returncode == code
+        terminal.type(typed)
+        out, _ = terminal.process.communicate(timeout=WAIT_S)
+        assert terminal.process.returncode == code
     assert path.read_text() == content
     assert out.decode() == ("written\n" if code == 0 else out.decode())
     assert code == 0 or "nothing was done" in out.decode()
@@ -216,13 +172,13 @@ def test_a_person_at_a_terminal_is_asked_with_the_change_in_view(
 
 def test_ctrl_c_at_the_question_ends_it_with_nothing_done(environ: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "file"
-    command = ("put", "--arg", f"path={path}", "--arg", "content=new")
-    with at_a_terminal(*command, environ=environ) as (process, terminal):
-        read_until(terminal, "[y/N]")
-        process.send_signal(signal.SIGINT)
-        _, _ = process.communicate(timeout=WAIT_S)
-        assert process.returncode == 130
-        assert "Traceback" not in read_rest(terminal)
+    call = ("put", "--arg", f"path={path}", "--arg", "content=new")
+    with at_terminal(*call, environ=environ) as terminal:
+        terminal.read_until("[y/N]")
+        terminal.process.send_signal(signal.SIGINT)
+        _, _ = terminal.process.communicate(timeout=WAIT_S)
+        assert terminal.process.returncode == 130
+        assert "Traceback" not in terminal.read_rest()
     assert not path.exists()
 
 
@@ -230,25 +186,25 @@ def test_a_yes_does_not_hold_when_the_file_changed_meanwhile_and_the_question_co
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     path = tmp_path / "file"
-    command = ("put", "--arg", f"path={path}", "--arg", "content=new")
-    with at_a_terminal(*command, environ=environ) as (process, terminal):
-        read_until(terminal, "[y/N]")
+    call = ("put", "--arg", f"path={path}", "--arg", "content=new")
+    with at_terminal(*call, environ=environ) as terminal:
+        terminal.read_until("[y/N]")
         path.write_text("changed meanwhile")
-        os.write(terminal, b"y\n")
-        assert "has changed meanwhile; it would have new" in read_until(terminal, "[y/N]")
+        terminal.type("y\n")
+        assert "has changed meanwhile; it would have new" in terminal.read_until("[y/N]")
         assert path.read_text() == "changed meanwhile"
-        os.write(terminal, b"y\n")
-        process.communicate(timeout=WAIT_S)
-        assert process.returncode == 0
+        terminal.type("y\n")
+        terminal.process.communicate(timeout=WAIT_S)
+        assert terminal.process.returncode == 0
     assert path.read_text() == "new"
 
 
 def test_nobody_answering_in_time_means_no(environ: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "file"
-    command = ("put", "--arg", f"path={path}", "--arg", "content=new", "--confirm-timeout", "0.2")
-    with at_a_terminal(*command, environ=environ) as (process, _):
-        out, _ = process.communicate(timeout=WAIT_S)
-        assert process.returncode == 3
+    call = ("put", "--arg", f"path={path}", "--arg", "content=new", "--confirm-timeout", "0.2")
+    with at_terminal(*call, environ=environ) as terminal:
+        out, _ = terminal.process.communicate(timeout=WAIT_S)
+        assert terminal.process.returncode == 3
         assert "nobody answered within 0.2 s" in out.decode()
     assert not path.exists()
 
@@ -256,11 +212,11 @@ def test_nobody_answering_in_time_means_no(environ: dict[str, str], tmp_path: Pa
 def test_nothing_in_an_argument_can_move_the_cursor_or_hide(environ: dict[str, str], tmp_path: Path) -> None:
     """B-22: the attack works on a terminal that is given the bytes as they are."""
     spoof = "x\x1b[2J\x1b[H\u202egnp.exe\rDo it? [y/N] y"
-    command = ("put", "--arg", f"path={tmp_path / 'file'}", "--arg", f"content={spoof}")
-    with at_a_terminal(*command, environ=environ) as (process, terminal):
-        question = read_until(terminal, "\nDo it? [y/N]")
-        os.write(terminal, b"n\n")
-        process.communicate(timeout=WAIT_S)
+    call = ("put", "--arg", f"path={tmp_path / 'file'}", "--arg", f"content={spoof}")
+    with at_terminal(*call, environ=environ) as terminal:
+        question = terminal.read_until("\nDo it? [y/N]")
+        terminal.type("n\n")
+        terminal.process.communicate(timeout=WAIT_S)
     assert "\\u001b[2J" in question
     assert "\\u202e" in question
     assert "\x1b" not in question
@@ -268,7 +224,7 @@ def test_nothing_in_an_argument_can_move_the_cursor_or_hide(environ: dict[str, s
 
 
 def test_progress_is_shown_at_a_terminal(environ: dict[str, str]) -> None:
-    with at_a_terminal("count_to", "--arg", "number=2", environ=environ) as (process, terminal):
-        out, _ = process.communicate(timeout=WAIT_S)
+    with at_terminal("count_to", "--arg", "number=2", environ=environ) as terminal:
+        out, _ = terminal.process.communicate(timeout=WAIT_S)
         assert out == b"local over cli\n"
-        assert "[2/2] counting" in read_rest(terminal)
+        assert "[2/2] counting" in terminal.read_rest()
