@@ -7,10 +7,11 @@ Each step is cheaper, and trusts less, than the next. Nothing after "token" happ
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -129,7 +130,8 @@ class HttpApp:
         if with_sse:
             self._routes[SSE_PATH] = {"GET": self._get_sse}
             self._routes[MESSAGES_PATH] = {"POST": self._post_message}
-        self._in_progress: dict[anyio.CancelScope, str] = {}
+        # Tasks, and not cancel scopes of ours around them: a scope costs every call, this costs the end.
+        self._in_progress: dict[asyncio.Task[Any], str] = {}
         self._stopping = False
         bound_calls(server, each=limits.calls_each)
 
@@ -184,8 +186,8 @@ class HttpApp:
     def cancel_requests(self) -> None:
         """Cancel every request in progress, streams included; each still ends its answer."""
         self._stopping = True
-        for scope in list(self._in_progress):
-            scope.cancel()
+        for task in self._in_progress:
+            task.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -204,22 +206,25 @@ class HttpApp:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(send)
-        refusal: Refusal | None = None
-        with anyio.CancelScope() as cancel_scope:
-            self._in_progress[cancel_scope] = scope["method"]
-            try:
-                refusal = await self._admit(scope, receive, exchange)
-                if refusal is None and not exchange.started:
-                    refusal = checks.FAULT
-            except ClientLeftError:
-                return
-            except Exception:
-                logger.exception("a request failed: %s %r", scope["method"], scope["path"][:200])
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_progress[task] = scope["method"]
+        try:
+            refusal = await self._admit(scope, receive, exchange)
+            if refusal is None and not exchange.started:
                 refusal = checks.FAULT
-            finally:
-                del self._in_progress[cancel_scope]
-        if cancel_scope.cancelled_caught:
+        except ClientLeftError:
+            return
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            task.uncancel()
             refusal = checks.STOPPING
+        except Exception:
+            logger.exception("a request failed: %s %r", scope["method"], scope["path"][:200])
+            refusal = checks.FAULT
+        finally:
+            del self._in_progress[task]
         if refusal is not None:
             if not exchange.started:
                 await exchange.refuse(refusal)
@@ -247,12 +252,14 @@ class HttpApp:
             return checks.UNAUTHORIZED
         if self._stopping:
             return checks.STOPPING
-        with _held(self._requests, principal) as granted:
-            if not granted:
-                return checks.BUSY
+        if not self._requests.take(principal):
+            return checks.BUSY
+        try:
             # The SDK binds sessions to this user; an outer app's idea of one must not reach it.
             scope = {**scope, "user": self._users.get(principal)}
             return await handler(_Request(scope, headers, receive, exchange, principal))
+        finally:
+            self._requests.give_back(principal)
 
     def _identify(self, headers: Headers) -> str | None:
         if self._tokens is None:
@@ -344,7 +351,7 @@ class HttpApp:
 
     async def _pass_on(self, request: _Request, body: bytes = b"") -> Refusal | None:
         session_id = None if request.is_modern else request.headers.text(b"mcp-session-id")
-        with _calling(request, transport="http", session_id=session_id):
+        with _Calling(request, transport="http", session_id=session_id):
             await self._manager.handle_request(request.scope, replay(body, request.receive), request.exchange)
         return None
 
@@ -364,7 +371,7 @@ class HttpApp:
         # Held until the stream ends: SSE sessions notice by themselves when they are idle.
         self._ledger.enter(key, request.principal)
         try:
-            with _calling(request, transport="sse", session_id=session_id):
+            with _Calling(request, transport="sse", session_id=session_id):
                 await self._sse.serve_stream(
                     session_id, request.scope, request.receive, request.exchange, self._sse_lifespan_state
                 )
@@ -385,7 +392,7 @@ class HttpApp:
 
     async def _post_to_stream(self, request: _Request, message: JSONRPCMessage, _: bytes) -> Refusal:
         session_id = self._sse.session_of(request.scope["query_string"]) or ""
-        with _calling(request, transport="sse", session_id=session_id):
+        with _Calling(request, transport="sse", session_id=session_id):
             return await self._sse.take_message(session_id, message, request.scope)
 
     # --- Both ---------------------------------------------------------------------------------
@@ -407,8 +414,12 @@ class HttpApp:
             taken.give_back()
 
     async def _as_stream(self, request: _Request, handler: _Handler) -> Refusal | None:
-        with _held(self._streams, request.principal) as granted:
-            return await handler(request) if granted else checks.BUSY
+        if not self._streams.take(request.principal):
+            return checks.BUSY
+        try:
+            return await handler(request)
+        finally:
+            self._streams.give_back(request.principal)
 
 
 async def _nothing_more() -> Message:
@@ -429,26 +440,20 @@ def _user(name: str) -> AuthenticatedUser:
     return AuthenticatedUser(AccessToken(token="", client_id=name, scopes=[]))
 
 
-@contextmanager
-def _held(shares: Shares, principal: str) -> Iterator[bool]:
-    granted = shares.take(principal)
-    try:
-        yield granted
-    finally:
-        if granted:
-            shares.give_back(principal)
+class _Calling:
+    """Says who calls, for everything that runs because of this request; the SDK carries it along."""
 
+    __slots__ = ("_caller", "_tokens", "_user")
 
-@contextmanager
-def _calling(request: _Request, *, transport: str, session_id: str | None) -> Iterator[None]:
-    """Say who calls, for everything that runs because of this request; the SDK carries it along."""
-    caller = current_caller.set(
-        Caller(principal=request.principal, transport=transport, session_id=session_id)
-    )
-    user = auth_context_var.set(request.scope["user"])
-    try:
-        yield
-    finally:
+    def __init__(self, request: _Request, *, transport: str, session_id: str | None) -> None:
+        self._caller = Caller(principal=request.principal, transport=transport, session_id=session_id)
+        self._user = request.scope["user"]
+
+    def __enter__(self) -> None:
+        self._tokens = (current_caller.set(self._caller), auth_context_var.set(self._user))
+
+    def __exit__(self, *_: object) -> None:
+        caller, user = self._tokens
         auth_context_var.reset(user)
         current_caller.reset(caller)
 

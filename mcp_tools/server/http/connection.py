@@ -32,7 +32,7 @@ def _raw_answer(status: bytes, text: bytes) -> bytes:
 
 _FULL: Final = _raw_answer(b"503 Service Unavailable", b"too many connections")
 _MALFORMED: Final = _raw_answer(b"400 Bad Request", b"not a well-formed HTTP/1.1 request")
-_LATE: Final = _raw_answer(b"408 Request Timeout", b"the request headers did not arrive in time")
+_LATE: Final = _raw_answer(b"408 Request Timeout", b"the request did not arrive in time")
 
 
 class _Wait(Enum):
@@ -40,8 +40,57 @@ class _Wait(Enum):
 
     NOTHING = "nothing that we time here"
     HEADERS = "the rest of the request headers"
+    BODY = "the rest of the request body"
     DRAIN = "the rest of a body that was refused"
     LEAVING = "the client to read a last answer and hang up"
+
+
+class _Joining:
+    """A transport that sends the head of an answer together with what follows at once.
+
+    uvicorn writes head and body apart: two system calls, two packets, and two wake-ups of the client,
+    for every call. What it uses of a transport is here, and nothing else.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport", "abort", "get_extra_info", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+        self.abort = transport.abort
+        self.get_extra_info = transport.get_extra_info
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            # An event stream has nothing to say yet, but its client waits for the head.
+            self._loop.call_soon(self._send_head)
+            return
+        if data:
+            self._transport.write(data)
+
+    def _send_head(self) -> None:
+        if self._head:
+            self.write(b"")
+
+    def write_eof(self) -> None:
+        self._send_head()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def close(self) -> None:
+        self._send_head()
+        self._transport.close()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
 
 
 class BoundedConnection(H11Protocol):
@@ -49,7 +98,7 @@ class BoundedConnection(H11Protocol):
 
     Args:
         config, state: uvicorn's.
-        limits: `header_s`, `drain_s`, `drain_bytes`, `stalled_s` and `connections` apply here.
+        limits: `header_s`, `body_s`, `drain_s`, `drain_bytes`, `stalled_s` and `connections` apply here.
     """
 
     def __init__(self, config: Config, state: ServerState, limits: HttpLimits) -> None:
@@ -63,13 +112,13 @@ class BoundedConnection(H11Protocol):
     # --- What asyncio calls -------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", _Joining(transport, self.loop)))
         _notice_dead_peers(transport, self._limits.stalled_s)
         if len(self.connections) > self._limits.connections:
             # Closed at once: waiting for the client to read it would hold what there is too much of.
             self._wait = _Wait.LEAVING
-            transport.write(_FULL)
-            transport.close()
+            self.transport.write(_FULL)
+            self.transport.close()
         else:
             self._wait_for(_Wait.HEADERS)
 
@@ -104,15 +153,7 @@ class BoundedConnection(H11Protocol):
         self._look(data_is_pending=False)
 
     def send_400_response(self, msg: str) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            if self.cycle.response_started:
-                # A second answer in the middle of the first would be read as part of it.
-                self._abort()
-                return
-            # The body is malformed: what the app still says to this request must not be sent.
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        self._leave(_MALFORMED)
+        self._give_up(_MALFORMED)
 
     def shutdown(self) -> None:
         with contextlib.suppress(h11.LocalProtocolError):
@@ -127,10 +168,10 @@ class BoundedConnection(H11Protocol):
         theirs = self.conn.their_state
         if theirs is h11.IDLE and data_is_pending:
             self._wait_for(_Wait.HEADERS)
-        elif theirs is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete:
-            self._wait_for(_Wait.DRAIN)
+        elif theirs is h11.SEND_BODY:
+            self._wait_for(_Wait.DRAIN if self.cycle.response_complete else _Wait.BODY)
         else:
-            # Bodies that are wanted are timed by the app; idle connections by uvicorn's keep-alive.
+            # Idle connections are timed by uvicorn's keep-alive.
             self._wait_for(_Wait.NOTHING)
 
     def _wait_for(self, wait: _Wait) -> None:
@@ -143,20 +184,29 @@ class BoundedConnection(H11Protocol):
             self._deadline = None
         match wait:
             case _Wait.HEADERS:
-                self._deadline = self.loop.call_later(self._limits.header_s, self._headers_are_late)
+                self._deadline = self.loop.call_later(self._limits.header_s, self._give_up, _LATE)
+            case _Wait.BODY:
+                self._deadline = self.loop.call_later(self._limits.body_s, self._give_up, _LATE)
             case _Wait.DRAIN | _Wait.LEAVING:
                 self._deadline = self.loop.call_later(self._limits.drain_s, self._abort)
             case _Wait.NOTHING:
                 pass
 
-    def _headers_are_late(self) -> None:
-        self._leave(_LATE)
+    def _give_up(self, answer: bytes) -> None:
+        """Answer in the app's place, and see to it that the app does not answer as well."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self.cycle.response_started:
+                # A second answer in the middle of the first would be read as part of it.
+                self._abort()
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._leave(answer)
 
     def _leave(self, answer: bytes) -> None:
         """Send a last answer and close, but not so abruptly that the answer is lost with a reset."""
         self.transport.write(answer)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        self.transport.write_eof()
         self._unset_keepalive_if_required()
         self._wait_for(_Wait.LEAVING)
 

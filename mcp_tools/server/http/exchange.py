@@ -8,7 +8,7 @@ from typing import Any, Final
 import anyio
 
 from mcp_tools.server.http.limits import HttpLimits, Shares
-from mcp_tools.server.http.requests import BUSY, TOO_LARGE, TOO_SLOW, Refusal
+from mcp_tools.server.http.requests import BUSY, TOO_LARGE, Refusal
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -109,24 +109,27 @@ async def read_body(receive: Receive, *, limits: HttpLimits, share: BodyShare) -
     """Read a whole body, or say why not; what is read is taken from `share`.
 
     Raises:
-        ClientLeftError: The client went away before the body was complete.
+        ClientLeftError: The client went away before the body was complete, or was too slow about it.
     """
-    body = bytearray()
-    with anyio.move_on_after(limits.body_s):
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientLeftError
-            chunk = message.get("body", b"")
-            if len(body) + len(chunk) > limits.body_bytes:
-                return TOO_LARGE
-            if chunk:
-                if not share.take(len(chunk)):
-                    return BUSY
+    body: bytes | bytearray = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        chunk = message.get("body", b"")
+        if len(body) + len(chunk) > limits.body_bytes:
+            return TOO_LARGE
+        if chunk:
+            if not share.take(len(chunk)):
+                return BUSY
+            if body:
+                # Grown in place: copying it for each piece would let a trickle of pieces cost minutes.
+                body = body if isinstance(body, bytearray) else bytearray(body)
                 body += chunk
-            if not message.get("more_body", False):
-                return bytes(body)
-    return TOO_SLOW
+            else:
+                body = chunk
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

@@ -53,7 +53,6 @@ DISAGREEING_LENGTH: Final = Refusal(400, "both Content-Length and Transfer-Encod
 BUSY: Final = Refusal(503, "too many requests at once; try again later", (RETRY_SOON,))
 STOPPING: Final = Refusal(503, "the server is stopping", (CLOSE,))
 TOO_LARGE: Final = Refusal(413, "the request body is too large")
-TOO_SLOW: Final = Refusal(408, "the request body did not arrive in time", (CLOSE,))
 FAULT: Final = Refusal(500, "internal error")
 NOT_FOUND: Final = Refusal(404, "not found")
 BODY_UNWANTED: Final = Refusal(400, "this method takes no body")
