@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from mcp_tools.builtin.files.text import decode, trimmed_to_characters
 from mcp_tools.builtin.workspace.problems import FileProblem
-from mcp_tools.builtin.workspace.snapshot import BLOCK_BYTES, is_unchanged
+from mcp_tools.builtin.workspace.snapshot import (
+    BLOCK_BYTES,
+    SETTLE_S,
+    TRIES,
+    is_settled,
+    is_unchanged,
+)
 from mcp_tools.builtin.workspace.threads import Work
 
 PAGE_BYTES: Final = 256 * 1024
 """Text returned at once. Clients show a model about 100 kB of a result."""
 
 SCAN_S: Final = 8.0
-_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +41,20 @@ def read_page(fd: int, path: str, find: Callable[[int, int], tuple[int, bytes, s
     Raises:
         FileProblem: It is not UTF-8, or kept being changed (growing at its end is no change).
     """
-    for _ in range(_TRIES):
+    smallest: int | None = None
+    for _ in range(TRIES):
         before = os.fstat(fd)
+        was_settled = is_settled(before)
         start, content, notice = find(fd, before.st_size)
         after = os.fstat(fd)
-        if is_unchanged(before, after):
+        if was_settled and is_unchanged(before, after):
             return Page(decode(content, path, starts_at=start), notice)
-    if after.st_size > before.st_size and after.st_ino == before.st_ino:
-        grew = f"the file is growing; this is from its first {before.st_size:,} bytes"
+        smallest = before.st_size if smallest is None else min(smallest, before.st_size)
+        time.sleep(SETTLE_S)
+    if smallest is not None and os.fstat(fd).st_size > smallest:
+        grew = f"the file is growing: its first {before.st_size:,} bytes were read, the last line may be half"
         return Page(decode(content, path, starts_at=start), "; ".join(filter(None, (notice, grew))))
     raise FileProblem(path, "is being rewritten right now, so its lines would be a mixture; try again")
-
-
-def first_lines(fd: int, size_bytes: int, count: int | None) -> tuple[int, bytes, str | None]:
-    """The first `count` lines, or as many as a page holds."""
-    return _lines_from(fd, 0, 1, count)
 
 
 def last_lines(fd: int, size_bytes: int, count: int) -> tuple[int, bytes, str | None]:

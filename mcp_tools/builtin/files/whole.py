@@ -6,12 +6,13 @@ import os
 import threading
 from typing import Final
 
+import anyio
+
 from mcp_tools.builtin.workspace import Workspace
 from mcp_tools.builtin.workspace.problems import FileProblem, explain
-from mcp_tools.builtin.workspace.snapshot import is_unchanged
+from mcp_tools.builtin.workspace.snapshot import SETTLE_S, TRIES, is_settled, is_unchanged
 
 MAX_WHOLE_BYTES: Final = 10 * 1024 * 1024
-_TRIES: Final = 3
 
 
 async def read_whole(workspace: Workspace, path: str, *, limit_bytes: int, beyond: str) -> bytes:
@@ -31,8 +32,9 @@ async def read_whole(workspace: Workspace, path: str, *, limit_bytes: int, beyon
         await workspace.threads.run(lambda _: held.take(workspace.open_file(place)))
         executor = workspace.threads.executor_for_aiofiles()
         fd = held.fd
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             before = os.fstat(fd)
+            was_settled = is_settled(before)
             if before.st_size > limit_bytes:
                 raise FileProblem(
                     path, f"is {before.st_size:,} bytes, more than the {limit_bytes:,} read at once; {beyond}"
@@ -49,8 +51,9 @@ async def read_whole(workspace: Workspace, path: str, *, limit_bytes: int, beyon
                     size_bytes += len(block)
             if size_bytes > limit_bytes:  # /proc files and growing ones hold more than their size says
                 raise FileProblem(path, f"holds more than the {limit_bytes:,} bytes read at once; {beyond}")
-            if is_unchanged(before, os.fstat(fd)):
+            if is_unchanged(before, os.fstat(fd)) and was_settled:
                 return b"".join(blocks)
+            await anyio.sleep(SETTLE_S)
     except OSError as error:
         raise explain(error, path) from error
     finally:

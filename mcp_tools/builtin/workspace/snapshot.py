@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +18,14 @@ MAX_HASHED_BYTES: Final = 64 * 1024 * 1024
 """A larger file is recognised by its inode, size and times alone."""
 
 BLOCK_BYTES: Final = 1024 * 1024
-_TRIES: Final = 3
+TRIES: Final = 3
+
+SETTLE_S: Final = 0.02
+"""A file changed more recently than this may be in the middle of a write.
+
+The kernel sets the times when a write begins, to the clock's last tick (up to 10 ms old), and copies
+the bytes afterwards: equal times before and after reading prove nothing while they are this young.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +72,15 @@ def take(target: Target) -> Snapshot:
         return Snapshot(folder=place, name=target.name, status=status)
     fd = open_regular(target)
     try:
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             before = os.fstat(fd)
+            was_settled = is_settled(before)
             digest = hashlib.sha256()
             for block in blocks(fd, MAX_HASHED_BYTES):
                 digest.update(block)
-            if is_unchanged(before, os.fstat(fd)):
+            if was_settled and is_unchanged(before, os.fstat(fd)):
                 return Snapshot(folder=place, name=target.name, status=before, sha256=digest.hexdigest())
+            time.sleep(SETTLE_S)
     finally:
         os.close(fd)
     raise FileProblem(target.asked, "is being written to right now, so it could not be read whole; try again")
@@ -86,15 +96,16 @@ def read(target: Target, limit_bytes: int) -> tuple[Snapshot, bytes]:
     folder = os.fstat(target.folder_fd)
     fd = open_regular(target)
     try:
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             before = os.fstat(fd)
+            was_settled = is_settled(before)
             if before.st_size > limit_bytes:
                 raise FileProblem(
                     target.asked,
                     f"is {before.st_size:,} bytes; this tool handles at most {limit_bytes:,}",
                 )
             content = b"".join(blocks(fd, limit_bytes))
-            if is_unchanged(before, os.fstat(fd)):
+            if was_settled and is_unchanged(before, os.fstat(fd)):
                 snapshot = Snapshot(
                     folder=(folder.st_dev, folder.st_ino),
                     name=target.name,
@@ -102,6 +113,7 @@ def read(target: Target, limit_bytes: int) -> tuple[Snapshot, bytes]:
                     sha256=hashlib.sha256(content).hexdigest(),
                 )
                 return snapshot, content
+            time.sleep(SETTLE_S)
     finally:
         os.close(fd)
     raise FileProblem(target.asked, "is being written to right now, so it could not be read whole; try again")
@@ -134,6 +146,11 @@ def blocks(fd: int, limit_bytes: int) -> Iterator[bytes]:
             return
         position += len(block)
         yield block
+
+
+def is_settled(status: os.stat_result) -> bool:
+    """Whether the file's last change is long enough ago to read it now; see `SETTLE_S`."""
+    return abs(time.time() - status.st_ctime) > SETTLE_S
 
 
 def is_unchanged(before: os.stat_result, after: os.stat_result) -> bool:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from mcp_tools.builtin.workspace.temporary import is_temporary_name, remove_if_abandoned
+from mcp_tools.builtin.workspace.temporary import MIN_AGE_S, is_temporary_name, remove_if_abandoned
 
 if TYPE_CHECKING:
     from mcp_tools.builtin.workspace.roots import Workspace
@@ -17,7 +17,12 @@ MAX_ENTRIES: Final = 1_000_000
 MAX_SECONDS: Final = 60.0
 
 
-def sweep(workspace: Workspace, *, is_cancelled: Callable[[], bool] = lambda: False) -> int:
+def sweep(
+    workspace: Workspace,
+    *,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    min_age_s: float = MIN_AGE_S,
+) -> int:
     """Remove the temp files of writers that are gone, in all roots.
 
     Looks at up to a million names, for up to a minute, nearest folders first; links are not followed.
@@ -43,7 +48,7 @@ def sweep(workspace: Workspace, *, is_cancelled: Callable[[], bool] = lambda: Fa
                         if entry.is_dir(follow_symlinks=False):
                             folders.append((*parts, entry.name))
                         elif is_temporary_name(entry.name):
-                            removed += remove_if_abandoned(fd, entry.name)
+                            removed += remove_if_abandoned(fd, entry.name, min_age_s=min_age_s)
             except OSError:
                 continue
             finally:

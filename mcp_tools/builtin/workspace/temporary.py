@@ -41,7 +41,7 @@ def create_temporary(folder_fd: int, mode: int) -> tuple[str, int]:
     return name, fd
 
 
-def remove_if_abandoned(folder_fd: int, name: str) -> bool:
+def remove_if_abandoned(folder_fd: int, name: str, *, min_age_s: float = MIN_AGE_S) -> bool:
     """Remove a temp file whose writer is gone. Returns whether it was removed."""
     if not is_temporary_name(name):
         return False
@@ -53,7 +53,7 @@ def remove_if_abandoned(folder_fd: int, name: str) -> bool:
         status = os.fstat(fd)
         # ctime, not mtime: an exchange leaves the old file, with its old mtime, under the temp name.
         age_s = time.time() - status.st_ctime
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or age_s < MIN_AGE_S:
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or age_s < min_age_s:
             return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         now = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
