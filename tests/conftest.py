@@ -17,6 +17,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help=f"fail the run when a test is skipped for a reason that is not in {ALLOWED_SKIPS.name}",
     )
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write tests/golden/ anew from what the tools say of themselves now",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
