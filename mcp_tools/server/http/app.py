@@ -1,6 +1,6 @@
 """The ASGI app: every check a request must pass, then the SDK's transports.
 
-    framing ► Host ► Origin ► path ► method ► token ► shares ► session ► media type ► body ► guard ► SDK
+    framing ► Host ► Origin ► path ► method ► token ► shares ► media type ► session ► body ► guard ► SDK
 
 Each step is cheaper, and trusts less, than the next. Nothing after "token" happens for a stranger.
 """
@@ -10,70 +10,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import anyio
-from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.lowlevel import Server
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp_types.jsonrpc import JSONRPCError, JSONRPCMessage
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from mcp_tools.server.http import requests as checks
 from mcp_tools.server.http.calls import bound_calls
-from mcp_tools.server.http.exchange import (
-    BodyShare,
-    ClientLeftError,
-    Exchange,
-    Message,
-    Receive,
-    Send,
-    read_body,
-    replay,
-)
+from mcp_tools.server.http.exchange import ClientLeftError, Exchange, Receive, Send
 from mcp_tools.server.http.hosts import HostCheck
 from mcp_tools.server.http.limits import HttpLimits, Shares
 from mcp_tools.server.http.requests import Headers, Refusal, Scope
-from mcp_tools.server.http.sessions import SessionLedger
-from mcp_tools.server.http.sse import SseSessions
+from mcp_tools.server.http.routing import Bounds, Handler, Request
+from mcp_tools.server.http.sse_routes import SSE_PATH, SseRoutes
+from mcp_tools.server.http.streamable import MCP_PATH, StreamableRoutes
 from mcp_tools.server.http.tokens import LOCAL_PRINCIPAL, TokenTable
-from mcp_tools.server.principal import Caller, current_caller
 
 logger = logging.getLogger(__name__)
 
-MCP_PATH: Final = "/mcp"
-SSE_PATH: Final = "/sse"
-MESSAGES_PATH: Final = "/messages/"
-
-_END_SESSIONS_S: Final = 0.5
-_HANDSHAKE_VERSIONS: Final = frozenset(version.encode() for version in HANDSHAKE_PROTOCOL_VERSIONS)
 _WRONG_HOST: Final = Refusal(421, "this server does not answer to that Host; its owner can allow it")
 _WRONG_ORIGIN: Final = Refusal(403, "pages of that Origin may not call; the server's owner can allow it")
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """One request on its way through the checks."""
-
-    scope: Scope
-    headers: Headers
-    receive: Receive
-    exchange: Exchange
-    principal: str
-
-    @property
-    def is_modern(self) -> bool:
-        """Whether it belongs to the era without sessions. The SDK decides by the same header."""
-        version = self.headers.get(b"mcp-protocol-version")
-        return version is not None and version not in _HANDSHAKE_VERSIONS
-
-
-_Handler = Callable[[_Request], Awaitable[Refusal | None]]
 
 
 class HttpApp:
@@ -101,35 +61,25 @@ class HttpApp:
         with_streamable: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._server = server
         self._hosts = hosts
         self._tokens = tokens
         self._limits = limits
-        self._users = {name: _user(name) for name in tokens.names} if tokens is not None else {}
+        self._users = {name: _user(name) for name in (tokens.names if tokens is not None else ())}
         self._requests = Shares(total=limits.connections, each=limits.requests_each)
-        self._streams = Shares(total=limits.streams, each=limits.streams_each)
-        self._bodies = Shares(total=limits.buffered_bytes, each=limits.buffered_bytes_each)
-        sessions = Shares(total=limits.sessions, each=limits.sessions_each)
-        self._ledger = SessionLedger(sessions, idle_s=limits.session_idle_s, clock=clock)
-        self._manager = StreamableHTTPSessionManager(
-            server,
-            session_idle_timeout=limits.session_idle_s,
-            max_request_body_size=limits.body_bytes,
-            # The ledger is the bound; the SDK may still be ending sessions that it counts no more.
-            max_sessions=2 * limits.sessions,
+        bounds = Bounds(
+            limits=limits,
+            users=self._users,
+            sessions=Shares(total=limits.sessions, each=limits.sessions_each),
+            streams=Shares(total=limits.streams, each=limits.streams_each),
+            bodies=Shares(total=limits.buffered_bytes, each=limits.buffered_bytes_each),
+            clock=clock,
         )
-        self._sse = SseSessions(server, limits=limits, messages_path=MESSAGES_PATH)
-        self._sse_lifespan_state: Any = None
-        self._routes: dict[str, dict[str, _Handler]] = {}
-        if with_streamable:
-            self._routes[MCP_PATH] = {
-                "GET": self._get_mcp,
-                "POST": self._post_mcp,
-                "DELETE": self._delete_mcp,
-            }
-        if with_sse:
-            self._routes[SSE_PATH] = {"GET": self._get_sse}
-            self._routes[MESSAGES_PATH] = {"POST": self._post_message}
+        self._streamable = StreamableRoutes(server, bounds) if with_streamable else None
+        self._sse = SseRoutes(server, bounds) if with_sse else None
+        self._routes: dict[str, Mapping[str, Handler]] = {}
+        for transport in (self._streamable, self._sse):
+            if transport is not None:
+                self._routes |= transport.routes
         # Tasks, and not cancel scopes of ours around them: a scope costs every call, this costs the end.
         self._in_progress: dict[asyncio.Task[Any], str] = {}
         self._stopping = False
@@ -146,32 +96,11 @@ class HttpApp:
     async def running(self) -> AsyncIterator[None]:
         """Serve requests while this is entered; on the way out, end every request and session."""
         async with AsyncExitStack() as stack:
-            if SSE_PATH in self._routes:
-                lifespan = self._server.lifespan(self._server)
-                self._sse_lifespan_state = await stack.enter_async_context(lifespan)
-            if MCP_PATH in self._routes:
-                await stack.enter_async_context(self._manager.run())
-            try:
-                yield
-            finally:
-                self.cancel_requests()
-                with anyio.move_on_after(_END_SESSIONS_S, shield=True):
-                    await self._end_sessions()
-
-    async def _end_sessions(self) -> None:
-        """End each session as its client would. Cancelled instead, it waits a second for a dead wire."""
-        for session_id, principal in self._ledger.all():
-            headers = [(b"mcp-session-id", session_id.encode("latin-1"))]
-            scope = {
-                "type": "http",
-                "http_version": "1.1",
-                "method": "DELETE",
-                "path": MCP_PATH,
-                "query_string": b"",
-                "headers": headers,
-                "user": self._users.get(principal),
-            }
-            await self._manager.handle_request(scope, _nothing_more, _to_nobody)
+            for transport in (self._sse, self._streamable):
+                if transport is not None:
+                    await stack.enter_async_context(transport.running())
+            stack.callback(self.cancel_requests)
+            yield
 
     def stop_accepting(self) -> None:
         """Refuse requests from now on; those in progress go on."""
@@ -179,9 +108,12 @@ class HttpApp:
 
     async def until_calls_end(self) -> None:
         """Wait until no call is in progress. Streams that only listen do not count."""
-        while self._sse.calls_waiting or "POST" in self._in_progress.values():  # noqa: ASYNC110
-            # Asked for once in a server's life, so calls do not pay for an event at their end.
+        # Polled, once in a server's life, so that no call pays for an event at its end.
+        while self._has_calls():  # noqa: ASYNC110
             await anyio.sleep(0.02)
+
+    def _has_calls(self) -> bool:
+        return "POST" in self._in_progress.values() or (self._sse is not None and self._sse.calls_waiting > 0)
 
     def cancel_requests(self) -> None:
         """Cancel every request in progress, streams included; each still ends its answer."""
@@ -226,11 +158,15 @@ class HttpApp:
         finally:
             del self._in_progress[task]
         if refusal is not None:
-            if not exchange.started:
-                await exchange.refuse(refusal)
-            elif refusal is checks.STOPPING:
-                await exchange.finish()
-            # Otherwise a fault in mid-answer: left incomplete, so that the client sees that it broke.
+            await self._refuse(refusal, scope, exchange)
+
+    async def _refuse(self, refusal: Refusal, scope: Scope, exchange: Exchange) -> None:
+        if not exchange.started:
+            logger.info("%s %r: %d %s", scope["method"], scope["path"][:200], refusal.status, refusal.text)
+            await exchange.refuse(refusal)
+        elif refusal is checks.STOPPING:
+            await exchange.finish()
+        # Otherwise a fault in mid-answer: left incomplete, so that the client sees that it broke.
 
     async def _admit(self, scope: Scope, receive: Receive, exchange: Exchange) -> Refusal | None:
         headers = Headers(scope["headers"], self._limits)
@@ -257,7 +193,7 @@ class HttpApp:
         try:
             # The SDK binds sessions to this user; an outer app's idea of one must not reach it.
             scope = {**scope, "user": self._users.get(principal)}
-            return await handler(_Request(scope, headers, receive, exchange, principal))
+            return await handler(Request(scope, headers, receive, exchange, principal))
         finally:
             self._requests.give_back(principal)
 
@@ -267,195 +203,10 @@ class HttpApp:
         token = checks.bearer_token(headers)
         return None if token is None else self._tokens.principal_of(token)
 
-    # --- Streamable HTTP ----------------------------------------------------------------------
-
-    async def _post_mcp(self, request: _Request) -> Refusal | None:
-        if (refusal := checks.media_refusal(request.headers, self._limits)) is not None:
-            return refusal
-        if request.is_modern:
-            if request.headers.get(b"mcp-method") == b"subscriptions/listen":
-                return await self._as_stream(request, self._post_body)
-            return await self._post_body(request)
-        if request.headers.get(b"mcp-session-id") is None:
-            return await self._open_session(request)
-        return await self._in_session(request, self._post_body)
-
-    async def _get_mcp(self, request: _Request) -> Refusal | None:
-        if checks.has_body(request.headers):
-            return checks.BODY_UNWANTED
-        if request.is_modern:
-            return checks.method_not_allowed(("POST",))
-        return await self._in_session(request, self._listen)
-
-    async def _delete_mcp(self, request: _Request) -> Refusal | None:
-        if checks.has_body(request.headers):
-            return checks.BODY_UNWANTED
-        if request.is_modern:
-            return checks.method_not_allowed(("POST",))
-        request.exchange.no_content = True
-        return await self._in_session(request, self._pass_on)
-
-    async def _open_session(self, request: _Request) -> Refusal | None:
-        if not self._ledger.reserve(request.principal):
-            return checks.TOO_MANY_SESSIONS
-        opened = False
-
-        def note(status: int, session_id: str | None) -> None:
-            # Written down before the client learns the id, so that its next request finds it.
-            nonlocal opened
-            if session_id is not None and status < 400:
-                self._ledger.open(session_id, request.principal)
-                opened = True
-
-        request.exchange.on_start = note
-        try:
-            return await self._post_body(request)
-        finally:
-            if not opened:
-                self._ledger.forgo(request.principal)
-
-    async def _in_session(self, request: _Request, handler: _Handler) -> Refusal | None:
-        session_id = request.headers.text(b"mcp-session-id")
-        if session_id is None:
-            return checks.NEEDS_SESSION
-        if not self._ledger.enter(session_id, request.principal):
-            return checks.NO_SESSION
-
-        def note(status: int, _: str | None) -> None:
-            # The SDK knows it no more (it crashed, or this was its DELETE).
-            if status == 404 or (status < 400 and request.scope["method"] == "DELETE"):
-                self._ledger.close(session_id)
-
-        request.exchange.on_start = note
-        try:
-            return await handler(request)
-        finally:
-            self._ledger.leave(session_id)
-
-    async def _listen(self, request: _Request) -> Refusal | None:
-        if request.headers.get(b"last-event-id") is not None:
-            # No event is kept to be sent again, and the SDK would then not answer at all.
-            scope = request.scope
-            headers = [header for header in scope["headers"] if header[0] != b"last-event-id"]
-            request = replace(request, scope={**scope, "headers": headers})
-        return await self._as_stream(request, self._pass_on)
-
-    async def _post_body(self, request: _Request) -> Refusal | None:
-        return await self._with_message(request, self._hand_on)
-
-    async def _hand_on(self, request: _Request, message: JSONRPCMessage, body: bytes) -> Refusal | None:
-        if isinstance(message, JSONRPCError):
-            # The guard made it from a malformed response, so that whoever waits for it is told.
-            body = message.model_dump_json(by_alias=True, exclude_unset=True).encode()
-        return await self._pass_on(request, body)
-
-    async def _pass_on(self, request: _Request, body: bytes = b"") -> Refusal | None:
-        session_id = None if request.is_modern else request.headers.text(b"mcp-session-id")
-        with _Calling(request, transport="http", session_id=session_id):
-            await self._manager.handle_request(request.scope, replay(body, request.receive), request.exchange)
-        return None
-
-    # --- SSE ----------------------------------------------------------------------------------
-
-    async def _get_sse(self, request: _Request) -> Refusal | None:
-        if checks.has_body(request.headers):
-            return checks.BODY_UNWANTED
-        return await self._as_stream(request, self._serve_sse)
-
-    async def _serve_sse(self, request: _Request) -> Refusal | None:
-        if not self._ledger.reserve(request.principal):
-            return checks.TOO_MANY_SESSIONS
-        session_id = self._sse.new_session_id()
-        key = _sse_key(session_id)
-        self._ledger.open(key, request.principal)
-        # Held until the stream ends: SSE sessions notice by themselves when they are idle.
-        self._ledger.enter(key, request.principal)
-        try:
-            with _Calling(request, transport="sse", session_id=session_id):
-                await self._sse.serve_stream(
-                    session_id, request.scope, request.receive, request.exchange, self._sse_lifespan_state
-                )
-        finally:
-            self._ledger.close(key)
-        return None
-
-    async def _post_message(self, request: _Request) -> Refusal | None:
-        if (refusal := checks.media_refusal(request.headers, self._limits)) is not None:
-            return refusal
-        session_id = self._sse.session_of(request.scope["query_string"])
-        if session_id is None or not self._ledger.enter(_sse_key(session_id), request.principal):
-            return checks.NO_SESSION
-        try:
-            return await self._with_message(request, self._post_to_stream)
-        finally:
-            self._ledger.leave(_sse_key(session_id))
-
-    async def _post_to_stream(self, request: _Request, message: JSONRPCMessage, _: bytes) -> Refusal:
-        session_id = self._sse.session_of(request.scope["query_string"]) or ""
-        with _Calling(request, transport="sse", session_id=session_id):
-            return await self._sse.take_message(session_id, message, request.scope)
-
-    # --- Both ---------------------------------------------------------------------------------
-
-    async def _with_message(
-        self, request: _Request, use: Callable[[_Request, JSONRPCMessage, bytes], Awaitable[Refusal | None]]
-    ) -> Refusal | None:
-        """Read the body and have it used; its bytes count as taken until that is done."""
-        taken = BodyShare(self._bodies, request.principal)
-        try:
-            body = await read_body(request.receive, limits=self._limits, share=taken)
-            if isinstance(body, Refusal):
-                return body
-            message = checks.read_message(body)
-            if isinstance(message, Refusal):
-                return message
-            return await use(request, message, body)
-        finally:
-            taken.give_back()
-
-    async def _as_stream(self, request: _Request, handler: _Handler) -> Refusal | None:
-        if not self._streams.take(request.principal):
-            return checks.BUSY
-        try:
-            return await handler(request)
-        finally:
-            self._streams.give_back(request.principal)
-
-
-async def _nothing_more() -> Message:
-    return {"type": "http.request", "body": b"", "more_body": False}
-
-
-async def _to_nobody(_: Message) -> None:
-    pass
-
-
-def _sse_key(session_id: str) -> str:
-    """Name an SSE session in the ledger, so that its id is worth nothing on `/mcp`."""
-    return f"sse:{session_id}"
-
 
 def _user(name: str) -> AuthenticatedUser:
     # Without the token itself, which is nobody's business past the check.
     return AuthenticatedUser(AccessToken(token="", client_id=name, scopes=[]))
-
-
-class _Calling:
-    """Says who calls, for everything that runs because of this request; the SDK carries it along."""
-
-    __slots__ = ("_caller", "_tokens", "_user")
-
-    def __init__(self, request: _Request, *, transport: str, session_id: str | None) -> None:
-        self._caller = Caller(principal=request.principal, transport=transport, session_id=session_id)
-        self._user = request.scope["user"]
-
-    def __enter__(self) -> None:
-        self._tokens = (current_caller.set(self._caller), auth_context_var.set(self._user))
-
-    def __exit__(self, *_: object) -> None:
-        caller, user = self._tokens
-        auth_context_var.reset(user)
-        current_caller.reset(caller)
 
 
 def build_app(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from enum import Enum
 from typing import Any, Final, cast
@@ -18,6 +19,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from mcp_tools.server.http.limits import HttpLimits
+
+_wire_logger = logging.getLogger("mcp_tools.server.http.wire")
+# Strangers cause warnings about malformed requests; the log must not be theirs to fill.
+_wire_logger.setLevel(logging.ERROR)
 
 _HEADERS: Final = (
     b"content-type: text/plain; charset=utf-8\r\n"
@@ -103,6 +108,9 @@ class BoundedConnection(H11Protocol):
 
     def __init__(self, config: Config, state: ServerState, limits: HttpLimits) -> None:
         super().__init__(config, state, {})
+        # Not uvicorn's loggers, which belong to the whole process and to programs around us.
+        self.logger = _wire_logger
+        self.access_log = False
         self._limits = limits
         self._wait = _Wait.NOTHING
         self._deadline: asyncio.TimerHandle | None = None

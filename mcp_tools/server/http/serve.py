@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
-import resource
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -114,13 +113,10 @@ async def _accepting(app: HttpApp, bound: list[socket.socket], limits: HttpLimit
         lifespan="off",
         interface="asgi3",
         log_config=None,
-        # A stranger can cause each of these messages; the log must not be theirs to fill.
-        log_level="critical",
-        access_log=False,
         # What a proxy says of its client is not believed: nothing here depends on it.
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=int(limits.keep_alive_s),
+        timeout_keep_alive=max(1, round(limits.keep_alive_s)),
         h11_max_incomplete_event_size=limits.header_bytes,
         # asyncio may start a request in the context of an earlier one; who calls must not leak.
         reset_contextvars=True,
@@ -161,6 +157,10 @@ async def _keep_date(state: ServerState) -> None:
 
 def _within_descriptors(limits: HttpLimits) -> HttpLimits:
     """Leave a quarter of the process's descriptors for files, children and answers to the surplus."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return limits
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = soft * 3 // 4
     if soft == resource.RLIM_INFINITY or room >= limits.connections:
