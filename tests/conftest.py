@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,8 +30,18 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("MCP_TOOLS_")]:
         del os.environ[name]
     if config.getoption("--no-skips"):
-        allowed = [entry["reason"] for entry in tomllib.loads(ALLOWED_SKIPS.read_text())["skip"]]
+        entries = tomllib.loads(ALLOWED_SKIPS.read_text())["skip"]
+        allowed = [entry["reason"] for entry in entries if not _can_be_provided(entry)]
         config.pluginmanager.register(_NoSkips(allowed), "no-skips")
+
+
+def _can_be_provided(entry: dict[str, Any]) -> bool:
+    """Whether this machine has what an allowed skip says may be lacking."""
+    if "unless_capability" in entry:
+        status = Path("/proc/self/status").read_text()
+        effective = int(status.split("CapEff:")[1].split()[0], 16)
+        return bool(effective >> entry["unless_capability"] & 1)
+    return "unless_path" in entry and os.path.exists(entry["unless_path"])
 
 
 class _NoSkips:
@@ -52,7 +63,7 @@ class _NoSkips:
             self._refused.append(f"{report.nodeid}: {reason}")
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self._refused and session.exitstatus == pytest.ExitCode.OK:
+        if self._refused and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
