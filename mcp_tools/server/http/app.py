@@ -83,6 +83,9 @@ class HttpApp:
         # Tasks, and not cancel scopes of ours around them: a scope costs every call, this costs the end.
         self._in_progress: dict[asyncio.Task[Any], str] = {}
         self._stopping = False
+        self._clock = clock
+        self._quiet_until = 0.0
+        self._unsaid = 0
         bound_calls(server, each=limits.calls_each)
 
     @property
@@ -162,11 +165,29 @@ class HttpApp:
 
     async def _refuse(self, refusal: Refusal, scope: Scope, exchange: Exchange) -> None:
         if not exchange.started:
-            logger.info("%s %r: %d %s", scope["method"], scope["path"][:200], refusal.status, refusal.text)
+            if refusal.status >= 400:
+                self._note(refusal, scope)
             await exchange.refuse(refusal)
         elif refusal is checks.STOPPING:
             await exchange.finish()
         # Otherwise a fault in mid-answer: left incomplete, so that the client sees that it broke.
+
+    def _note(self, refusal: Refusal, scope: Scope) -> None:
+        """Log a refusal, one a second at most: anybody can cause them, and the log is not theirs to fill."""
+        if self._clock() < self._quiet_until:
+            self._unsaid += 1
+            return
+        others = f" (and {self._unsaid} others before)" if self._unsaid else ""
+        logger.info(
+            "refused %s %r: %d %s%s",
+            scope["method"],
+            scope["path"][:200],
+            refusal.status,
+            refusal.text,
+            others,
+        )
+        self._quiet_until = self._clock() + 1.0
+        self._unsaid = 0
 
     async def _admit(self, scope: Scope, receive: Receive, exchange: Exchange) -> Refusal | None:
         headers = Headers(scope["headers"], self._limits)

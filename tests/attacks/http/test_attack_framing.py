@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+
+import anyio
 import pytest
 
-from tests.server.http.http_peer import call, plain_uvicorn, reading_app, request, rpc, serving, wire
+from mcp_tools.server.http import HttpLimits
+from tests.server.http.http_peer import (
+    INITIALIZE,
+    ask,
+    call,
+    in_session,
+    open_session,
+    plain_uvicorn,
+    reading_app,
+    request,
+    rpc,
+    serving,
+    wire,
+)
 
 
 def two_lengths(port: int) -> bytes:
@@ -111,3 +128,42 @@ async def test_a_compressed_body_is_never_opened(coding: str) -> None:
         headers = {"Content-Encoding": coding}
         await connection.send(request("POST", "/mcp", port=served.port, headers=headers, body=rpc("ping")))
         assert (await connection.answer()).status == 415
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_requests_with_random_damage_harm_nobody(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    """B-01 on the wire of HTTP: 240 one-byte changes, cuts and insertions; no fault, no lasting harm."""
+    chance = random.Random(seed)
+    async with serving(limits=HttpLimits(header_s=0.3, body_s=0.3, drain_s=0.3)) as served:
+        port = served.port
+        session_id = await open_session(port)
+        valid = [
+            call("echo", {"text": "x"}, port=port),
+            in_session(
+                session_id, rpc("tools/call", {"name": "echo", "arguments": {"text": "x"}}), port=port
+            ),
+            request("DELETE", "/mcp", port=port, headers={"Mcp-Session-Id": "x"}),
+            request("POST", "/messages/?session_id=x", port=port, body=INITIALIZE),
+        ]
+
+        async def damaged() -> None:
+            data = bytearray(chance.choice(valid))
+            at = chance.randrange(len(data))
+            match chance.randrange(3):
+                case 0:
+                    data[at] = chance.randrange(256)
+                case 1:
+                    del data[at : at + chance.randrange(1, 40)]
+                case _:
+                    data[at:at] = chance.randbytes(chance.randrange(1, 40))
+            async with wire(port) as connection:
+                await connection.send(bytes(data))
+                with contextlib.suppress(EOFError, ConnectionError):
+                    assert (await connection.head())[0] != 500
+
+        async with anyio.create_task_group() as group:
+            for _ in range(60):
+                group.start_soon(damaged)
+        answer = await ask(port, call("echo", {"text": "x"}, port=port))
+        assert answer.status == 200
+    assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]

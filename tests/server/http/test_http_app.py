@@ -629,6 +629,18 @@ async def test_a_fault_of_ours_is_an_answer_without_a_trace(caplog: pytest.LogCa
     assert "the secret of the house" in caplog.text  # in the log, where it belongs
 
 
+async def test_refusals_are_logged_but_cannot_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="mcp_tools.server.http")
+    async with serving(tokens=tokens()) as served:
+        for _ in range(20):
+            answer = await ask(served.port, call("echo", {"text": "x"}, port=served.port, token=BOB + "x"))
+            assert answer.status == 401
+    refused = [record.message for record in caplog.records if "refused" in record.message]
+    assert 1 <= len(refused) <= 3
+    assert "401" in refused[0]
+    assert BOB not in caplog.text
+
+
 async def test_an_app_without_us_around_it_serves_by_its_lifespan() -> None:
     """Embedding: an ASGI server that knows lifespans needs nothing else."""
     app = build_app(make_server())
