@@ -39,7 +39,7 @@ async def serve(
     version: str | None = None,
     instructions: str | None = None,
     confirm_timeout_s: float = DEFAULT_CONFIRM_TIMEOUT_S,
-    telemetry: bool = True,
+    telemetry: bool | None = None,
     **options: Any,
 ) -> None:
     """Serve tools over MCP until the client goes away or we are told to stop. Needs asyncio.
@@ -51,7 +51,7 @@ async def serve(
             clients, `/sse`; `sse` serves `/sse` only.
         name, version, instructions: What clients are told about the server.
         confirm_timeout_s: Seconds a person has to answer a question.
-        telemetry: Emit the SDK's OpenTelemetry spans.
+        telemetry: Emit the SDK's OpenTelemetry spans. None: if a tracer provider has been set up.
         options: Of the HTTP transports; see `mcp_tools.server.http.serve_http`.
     Raises:
         ValueError: The transport is unknown.
@@ -165,7 +165,7 @@ async def _serve(
     version: str | None = None,
     instructions: str | None = None,
     confirm_timeout_s: float = DEFAULT_CONFIRM_TIMEOUT_S,
-    telemetry: bool = True,
+    telemetry: bool | None = None,
     **options: Any,
 ) -> None:
     transport_function = _load(transport)

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cached_property, lru_cache
 from importlib import metadata
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.server.subscriptions import ListenHandler
 from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from opentelemetry import trace
 
 from mcp_tools.calling import is_cancelled_for_real
 from mcp_tools.confirmation.channels import Answer, Reply
@@ -96,7 +98,7 @@ def build_server(
     version: str | None = None,
     instructions: str | None = None,
     confirm_timeout_s: float = DEFAULT_CONFIRM_TIMEOUT_S,
-    telemetry: bool = True,
+    telemetry: bool | None = None,
 ) -> ToolServer:
     """Make the one MCP server that any number of connections and transports share.
 
@@ -106,7 +108,8 @@ def build_server(
         version: None: ours.
         instructions: For the model, given once per connection.
         confirm_timeout_s: Seconds a person has to answer a question.
-        telemetry: Emit the SDK's OpenTelemetry spans.
+        telemetry: Emit the SDK's OpenTelemetry spans, which cost a tenth of a call. None: if this
+            program has set up a tracer provider by now, so that somebody receives them.
     Returns:
         A server to hand to `serve_stdio` or to an HTTP transport. It must be served on asyncio.
     """
@@ -132,6 +135,8 @@ def build_server(
         on_call_tool=calls,
         on_subscriptions_listen=ListenHandler(events),
     )
+    if telemetry is None:
+        telemetry = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
     if not telemetry:
         server.middleware.clear()
     server.middleware.append(calls.check_shape)
@@ -230,11 +235,17 @@ class _Call:
         self._context = context
         self._is_modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
         self._confirm_timeout_s = confirm_timeout_s
-        self._channel = Elicitation(
-            ctx,
-            progress,
-            timeout_s=confirm_timeout_s,
-            asked_by=f"{context.client or 'an unnamed client'}, as {context.principal}",
+        self._ctx = ctx
+        self._progress = progress
+
+    @cached_property
+    def _channel(self) -> Elicitation:
+        client = self._context.client or "an unnamed client"
+        return Elicitation(
+            self._ctx,
+            self._progress,
+            timeout_s=self._confirm_timeout_s,
+            asked_by=f"{client}, as {self._context.principal}",
         )
 
     async def run(self) -> types.CallToolResult | types.InputRequiredResult:
@@ -334,7 +345,7 @@ def _call_context(ctx: _Context, progress: Progress | None) -> CallContext:
         session_id=caller.session_id,
         client=_client(ctx),
         transport=caller.transport,
-        on_progress=progress.report if progress is not None and progress.is_wanted else None,
+        on_progress=None if progress is None else progress.report,
     )
 
 
@@ -343,7 +354,12 @@ def _client(ctx: _Context) -> str | None:
     if params is None:
         return None
     info = params.client_info
-    return visible(f"{info.name[:MAX_CLIENT_CHARS]} {info.version[:MAX_CLIENT_CHARS]}")[:MAX_CLIENT_CHARS]
+    return _client_name(info.name[:MAX_CLIENT_CHARS], info.version[:MAX_CLIENT_CHARS])
+
+
+@lru_cache(maxsize=128)
+def _client_name(name: str, version: str) -> str:
+    return visible(f"{name} {version}")[:MAX_CLIENT_CHARS]
 
 
 def _version() -> str:

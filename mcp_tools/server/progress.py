@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeGuard
 
+import anyio.lowlevel
 from mcp.server.context import ServerRequestContext
 
 from mcp_tools.output.plain import encodable
@@ -27,8 +28,6 @@ class Progress:
     def __init__(
         self, ctx: ServerRequestContext[Any, Any], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        token = (ctx.meta or {}).get("progress_token")
-        self._token: str | int | None = token if _is_token(token) else None
         self._ctx = ctx
         self._clock = clock
         self._last = -math.inf
@@ -37,10 +36,13 @@ class Progress:
     @property
     def is_wanted(self) -> bool:
         """Whether the client gave a progress token."""
-        return self._token is not None
+        token = (self._ctx.meta or {}).get("progress_token")
+        return isinstance(token, str | int) and not isinstance(token, bool)
 
     async def report(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Send a report, unless it does not rise or comes too soon."""
+        # A tool that does nothing but report must still let others run.
+        await anyio.lowlevel.checkpoint()
         if not _is_number(progress) or progress <= self._last:
             return
         if not _is_number(total):
@@ -58,22 +60,11 @@ class Progress:
 
     async def _send(self, progress: float, total: float | None, message: object) -> None:
         text = None if message is None else encodable(str(message))[:MAX_MESSAGE_CHARS]
-        assert self._token is not None
         try:
-            await self._ctx.session.send_progress_notification(
-                self._token,
-                progress,
-                total,
-                text,
-                # Only its presence counts: it puts the report on this request's own stream.
-                related_request_id=str(self._ctx.request_id),
-            )
+            # Does nothing where the client asked for no progress.
+            await self._ctx.session.report_progress(progress, total, text)
         except Exception as error:
             logger.debug("progress was not sent: %s", type(error).__name__)
-
-
-def _is_token(value: object) -> TypeGuard[str | int]:
-    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> TypeGuard[float]:
