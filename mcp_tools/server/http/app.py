@@ -32,8 +32,12 @@ from mcp_tools.server.http.tokens import LOCAL_PRINCIPAL, TokenTable
 
 logger = logging.getLogger(__name__)
 
-_WRONG_HOST: Final = Refusal(421, "this server does not answer to that Host; its owner can allow it")
-_WRONG_ORIGIN: Final = Refusal(403, "pages of that Origin may not call; the server's owner can allow it")
+_WRONG_HOST: Final = Refusal(
+    421, "this server does not answer to that Host; its owner can allow it with --allowed-host"
+)
+_WRONG_ORIGIN: Final = Refusal(
+    403, "pages of that Origin may not call; the server's owner can allow it with --allowed-origin"
+)
 
 
 class HttpApp:
