@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,15 @@ class Terminal:
     def type(self, text: str) -> None:
         """Send what a person types."""
         os.write(self.descriptor, text.encode())
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C, and again after a while if it was too early: Python loses one that comes
+        between showing a prompt and waiting for the answer."""
+        for _ in range(3):
+            self.process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+                return
 
     def read_until(self, text: str) -> str:
         """Return what is shown, up to `text` and perhaps a little more."""

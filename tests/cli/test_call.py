@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -175,7 +174,7 @@ def test_ctrl_c_at_the_question_ends_it_with_nothing_done(environ: dict[str, str
     call = ("put", "--arg", f"path={path}", "--arg", "content=new")
     with at_terminal(*call, environ=environ) as terminal:
         terminal.read_until("[y/N]")
-        terminal.process.send_signal(signal.SIGINT)
+        terminal.interrupt()
         _, _ = terminal.process.communicate(timeout=WAIT_S)
         assert terminal.process.returncode == 130
         assert "Traceback" not in terminal.read_rest()

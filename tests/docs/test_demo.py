@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +64,7 @@ def test_at_a_terminal_the_person_decides(typed: str, expected: str) -> None:
 def test_ctrl_c_at_the_question_stops_it() -> None:
     with at_a_terminal(DEMO) as terminal:
         terminal.read_until("Allow it? [y/N]")
-        terminal.process.send_signal(signal.SIGINT)
+        terminal.interrupt()
         after = terminal.read_rest()
         assert terminal.process.returncode == 130
     assert "stopped" in after
