@@ -53,6 +53,7 @@ class Limits:
     Args:
         message_bytes: Of one message; a longer line is skipped and answered.
         requests: Unanswered requests that are worked on at once.
+        request_bytes: Of those requests together; one alone may be as long as a message may.
         waiting_bytes: Of further requests that wait; above it they are refused as too many.
         unread_bytes: Of answers that the client has not read; above it no new request is begun, and
             above twice as much nothing is read.
@@ -61,6 +62,7 @@ class Limits:
 
     message_bytes: int = MAX_MESSAGE_BYTES
     requests: int = 256
+    request_bytes: int = 64 * 1024 * 1024
     waiting_bytes: int = 32 * 1024 * 1024
     unread_bytes: int = 4 * 1024 * 1024
     drain_s: float = 0.25
@@ -259,7 +261,8 @@ class Inbox:
         self._lines: deque[bytes | None] = deque()
         self._waiting: dict[RequestId, bytes] = {}
         self._waiting_bytes = 0
-        self._in_flight: set[RequestId] = set()
+        self._in_flight: dict[RequestId, int] = {}  # → how long the request was
+        self._in_flight_bytes = 0
         self._wake = asyncio.Event()
         self._is_open = True
         self._ended_at: float | None = None
@@ -338,7 +341,7 @@ class Inbox:
             verdict = check_message(raw, max_bytes=self._limits.message_bytes)
             assert isinstance(verdict, Accept)
             assert isinstance(verdict.message, JSONRPCRequest)
-            return self._begin(verdict.message)
+            return self._begin(verdict.message, len(raw))
         while self._lines:
             raw_line = self._lines.popleft()
             if raw_line is None:
@@ -350,7 +353,7 @@ class Inbox:
                     self._outbox.put(verdict.error)
                 case Accept(message=JSONRPCRequest() as request):
                     if self._may_begin(request, raw_line):
-                        return self._begin(request)
+                        return self._begin(request, len(raw_line))
                 case Accept(message=message):
                     if not self._withdraws_waiting(message):
                         return SessionMessage(message)
@@ -372,9 +375,10 @@ class Inbox:
         self._waiting_bytes += len(raw)
         return False
 
-    def _begin(self, request: JSONRPCRequest) -> SessionMessage:
+    def _begin(self, request: JSONRPCRequest, size: int) -> SessionMessage:
         key = coerce_request_id(request.id)
-        self._in_flight.add(key)
+        self._in_flight[key] = size
+        self._in_flight_bytes += size
 
         async def unanswered() -> None:
             self._answered(key)
@@ -393,10 +397,11 @@ class Inbox:
 
     def _has_room(self) -> bool:
         is_read = self._outbox.queued_bytes <= self._limits.unread_bytes
-        return is_read and len(self._in_flight) < self._limits.requests
+        is_little = self._in_flight_bytes < self._limits.request_bytes
+        return is_read and is_little and len(self._in_flight) < self._limits.requests
 
     def _answered(self, request_id: RequestId) -> None:
-        self._in_flight.discard(coerce_request_id(request_id))
+        self._in_flight_bytes -= self._in_flight.pop(coerce_request_id(request_id), 0)
         if self._waiting or self._ended_at is not None:
             self._wake.set()
 

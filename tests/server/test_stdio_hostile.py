@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import random
 import time
 from collections import Counter
@@ -83,6 +84,24 @@ def test_every_bad_line_is_answered_and_none_stops_the_server(shared_wire: Wire)
         answer = shared_wire.message(lambda message: "error" in message)
         assert (answer["error"]["code"], answer["id"]) == (code, request_id), (line, answer)
     shared_wire.ping()
+
+
+def test_without_the_guard_bad_lines_are_not_answered_and_some_stop_the_server(tmp_path: Path) -> None:
+    # The attacks, against the SDK's own server: they are worth the guard.
+    bare = str(Path(__file__).with_name("bare_sdk_server.py"))
+    with Wire(tmp_path, program=bare) as wire:
+        wire.initialize()
+        for line, _, _ in BAD_LINES[:20]:
+            wire.write(line + b"\n")
+        wire.ping()
+        assert len(wire.drain()) < 10
+        wire.call("s", "surrogate")
+        with pytest.raises(queue.Empty):
+            wire.ping(wait_s=1)
+    with Wire(tmp_path, program=bare) as wire:
+        wire.initialize()
+        wire.call("e", "exit")
+        assert wire.process.wait(10) != 0
 
 
 def test_random_and_mutated_lines_do_not_stop_the_server(wire: Wire) -> None:
@@ -387,6 +406,32 @@ def test_odd_progress_tokens_are_ignored_or_refused(shared_wire: Wire) -> None:
     assert "result" in shared_wire.answer("a")
     assert "result" in shared_wire.answer("b")
     shared_wire.ping()
+
+
+def test_a_call_that_waits_for_a_person_keeps_its_client_from_giving_up(tmp_path: Path) -> None:
+    with Wire(tmp_path) as wire:
+        wire.initialize(elicitation={})
+        wire.call(1, "needs_yes", meta={"progressToken": "p"}, line="x")
+        progress = wire.message(lambda m: m.get("method") == "notifications/progress")["params"]
+        assert progress["progressToken"] == "p"
+        assert "waiting for a person" in progress["message"]
+        wire.message(lambda m: m.get("method") == "elicitation/create")
+
+
+def test_large_requests_wait_for_each_other(tmp_path: Path) -> None:
+    with Wire(tmp_path) as wire:
+        wire.initialize()
+        before_kb = wire.status("VmRSS")
+        for number in range(8):
+            wire.call(number, "blocks", marker="x" * 10_000_000)
+        wire.call("small", "echo", text="x")
+        # Seven of them are 70 MB; one waits, and what comes after it waits too.
+        with pytest.raises(queue.Empty):
+            wire.answer("small", wait_s=1)
+        assert wire.status("VmRSS") - before_kb < 400_000
+        wire.cancel(0)
+        wire.cancel(7)
+        assert wire.answer("small")["result"]["content"][0]["text"] == "x"
 
 
 def test_refusals_are_cheap(shared_wire: Wire) -> None:

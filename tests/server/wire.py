@@ -38,13 +38,14 @@ class Wire:
         folder: Path,
         *,
         options: str = "{}",
+        program: str = FIXTURE_SERVER,
         environ: dict[str, str] | None = None,
         reads: bool = True,
         **popen: Any,
     ) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, FIXTURE_SERVER, "stdio", options],
+            [sys.executable, program, "stdio", options],
             **{
                 "stdin": subprocess.PIPE,
                 "stdout": subprocess.PIPE,
