@@ -10,9 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pydantic import BaseModel
-
 from mcp_tools.builtin.files.guard import refuse_unasked, why_ask
+from mcp_tools.builtin.files.results import Result
 from mcp_tools.builtin.workspace import Target, Workspace, atomic, snapshot
 from mcp_tools.builtin.workspace.beneath import kind_of
 from mcp_tools.builtin.workspace.problems import FileProblem, explain, shown
@@ -28,21 +27,21 @@ LOOK_THROUGH_S: Final = 3.0
 MAX_NEW_FOLDERS: Final = 64
 
 
-class Created(BaseModel):
+class Created(Result):
     """What became of create_directory. `created` lists the new folders, outermost first."""
 
     path: str
     created: list[str]
 
 
-class Moved(BaseModel):
+class Moved(Result):
     """What became of a move."""
 
     source: str
     destination: str
 
 
-class Deleted(BaseModel):
+class Deleted(Result):
     """What became of a deletion."""
 
     path: str

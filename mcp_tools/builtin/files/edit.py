@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_tools.builtin.files import diff, replacements
 from mcp_tools.builtin.files.guard import refuse_unasked, why_ask
+from mcp_tools.builtin.files.results import Result
 from mcp_tools.builtin.files.text import decode, encode
 from mcp_tools.builtin.files.write import MAX_WRITTEN_BYTES, Sha256
 from mcp_tools.builtin.workspace import Target, Workspace, atomic, snapshot
@@ -30,7 +30,7 @@ class Edit(BaseModel):
     newText: str = Field(description="Text to put there")  # noqa: N815
 
 
-class Edited(BaseModel):
+class Edited(Result):
     """What became of an edit."""
 
     path: str
@@ -39,14 +39,13 @@ class Edited(BaseModel):
     size_bytes: int
     sha256: str
     diff: str
-    notes: list[str] = []
+    notes: list[str]
 
 
 Edits = Annotated[list[Edit], Field(min_length=1, max_length=MAX_EDITS)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
+class _Plan(NamedTuple):
     before: Snapshot
     new: bytes
     old_text: str

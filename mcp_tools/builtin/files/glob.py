@@ -9,8 +9,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mcp_tools.errors import ToolError
 
@@ -19,8 +18,7 @@ MAX_ALTERNATIVES: Final = 64
 MAX_COMPONENTS: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Glob:
+class Glob(NamedTuple):
     """A compiled pattern. `None` among the components of an alternative stands for `**`."""
 
     alternatives: tuple[tuple[re.Pattern[str] | None, ...], ...]

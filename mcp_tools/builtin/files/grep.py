@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mcp_tools.builtin.workspace.problems import escaped
 from mcp_tools.builtin.workspace.threads import Work
@@ -21,8 +20,7 @@ Finder = Callable[[bytes], list[tuple[int, int]]]
 """Given whole lines: (index, column in characters) of each line that matches."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A matching line: its number (the first is 1), and what is shown of it."""
 
     number: int

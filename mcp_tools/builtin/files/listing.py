@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, Field
 
 from mcp_tools.builtin.files import glob
+from mcp_tools.builtin.files.results import Result
 from mcp_tools.builtin.workspace import Workspace, snapshot
 from mcp_tools.builtin.workspace.beneath import O_PATH, kind_of
 from mcp_tools.builtin.workspace.problems import escaped, explain
@@ -19,6 +20,7 @@ from mcp_tools.builtin.workspace.protected import why_protected
 from mcp_tools.builtin.workspace.roots import NO_ROOTS
 from mcp_tools.builtin.workspace.threads import Work
 from mcp_tools.builtin.workspace.walk import WALK_S, Entry, Walk
+from mcp_tools.errors import ToolError
 from mcp_tools.output.plain import encodable
 from mcp_tools.types import TextContent, ToolOutput
 
@@ -29,20 +31,20 @@ MAX_PATTERNS: Final = 50
 Patterns = Annotated[list[str], Field(max_length=MAX_PATTERNS)]
 
 
-class ListedEntry(BaseModel):
+class ListedEntry(Result):
     """One name in a folder. `type` is file, directory, link, or what else it is."""
 
     name: str
     type: str
 
 
-class Listing(BaseModel):
+class Listing(Result):
     """A folder's names, sorted. `total` counts those that were seen, `notices` says what is missing."""
 
     path: str
     entries: list[ListedEntry]
     total: int
-    notices: list[str] = []
+    notices: list[str]
 
 
 class SizedEntry(ListedEntry):
@@ -52,14 +54,14 @@ class SizedEntry(ListedEntry):
     modified: str | None
 
 
-class SizedListing(BaseModel):
+class SizedListing(Result):
     """A folder's names with sizes."""
 
     path: str
     entries: list[SizedEntry]
     total: int
     total_size_bytes: int
-    notices: list[str] = []
+    notices: list[str]
 
 
 class TreeEntry(ListedEntry):
@@ -68,15 +70,15 @@ class TreeEntry(ListedEntry):
     children: list[TreeEntry] | None = None
 
 
-class Tree(BaseModel):
+class Tree(Result):
     """A folder with everything below it."""
 
     path: str
     children: list[TreeEntry]
-    notices: list[str] = []
+    notices: list[str]
 
 
-class FileInfo(BaseModel):
+class FileInfo(Result):
     """What is known of one file or folder. Times are UTC; `sha256` is null over 64 MiB."""
 
     path: str
@@ -95,7 +97,7 @@ class FileInfo(BaseModel):
     sha256: str | None = None
 
 
-class AllowedDirectories(BaseModel):
+class AllowedDirectories(Result):
     """The folders the file tools can reach; relative paths start at the first."""
 
     directories: list[str]
@@ -212,9 +214,9 @@ class ListingTools:
         Args:
             path: Relative to the first allowed folder, or absolute.
         """
-        place = self._workspace.locate(path)
 
         def look(_: Work) -> ToolOutput:
+            place = self._workspace.locate(path)
             try:
                 fd = self._workspace.opener(place.root.fd, place.parts, O_PATH or os.O_RDONLY | os.O_NONBLOCK)
             except OSError as error:
@@ -254,8 +256,11 @@ class ListingTools:
         return output([escaped(root) for root in roots] or [NO_ROOTS], [], whole)
 
     def _digest(self, path: str) -> str | None:
-        with self._workspace.target(path) as target:
-            return snapshot.take(target).sha256
+        try:
+            with self._workspace.target(path) as target:
+                return snapshot.take(target).sha256
+        except ToolError:  # unreadable, or being written to: everything else can still be told
+            return None
 
 
 @contextmanager

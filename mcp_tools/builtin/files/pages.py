@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mcp_tools.builtin.files.text import decode, trimmed_to_characters
 from mcp_tools.builtin.workspace.problems import FileProblem
@@ -25,8 +24,7 @@ PAGE_BYTES: Final = 256 * 1024
 SCAN_S: Final = 8.0
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """Text as it is in the file, and what to say about what is missing of what was asked; or None."""
 
     text: str

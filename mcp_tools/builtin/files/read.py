@@ -68,10 +68,9 @@ class ReadTools:
             raise ToolError("tail goes alone; use either tail, or head, or offset and limit")
         if head is not None and (offset is not None or limit is not None):
             raise ToolError("head goes alone; use either head, or offset and limit")
-        place = self._workspace.locate(path)
 
         def read(work: Work) -> pages.Page:
-            fd = self._workspace.open_file(place)
+            fd = self._workspace.open_file(self._workspace.locate(path))
             try:
                 if tail is not None:
                     return pages.read_page(fd, path, lambda fd, size: pages.last_lines(fd, size, tail))

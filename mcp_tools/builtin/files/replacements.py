@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from mcp_tools.errors import ToolError
 
@@ -23,8 +22,7 @@ class Replacement(Protocol):
     def newText(self) -> str: ...  # noqa: N802
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class _Span:
+class _Span(NamedTuple):
     start: int
     end: int
     number: int

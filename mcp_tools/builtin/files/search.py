@@ -7,12 +7,13 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from typing import Annotated, Final
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from mcp_tools.builtin.files import glob as globs
 from mcp_tools.builtin.files import grep
 from mcp_tools.builtin.files.listing import Patterns, folder_and_name, output
 from mcp_tools.builtin.files.regex_process import MAX_PATTERN_CHARS, RegexProcess
+from mcp_tools.builtin.files.results import Result
 from mcp_tools.builtin.workspace import Workspace
 from mcp_tools.builtin.workspace.beneath import NotARegularFile, open_to_read
 from mcp_tools.builtin.workspace.problems import escaped
@@ -26,14 +27,14 @@ MAX_MATCHES: Final = 2_000
 DEFAULT_MATCHES: Final = 200
 
 
-class FoundFiles(BaseModel):
+class FoundFiles(Result):
     """Paths that match, in order; they can be sent back as they are. Folders end in a slash."""
 
     matches: list[str]
-    notices: list[str] = []
+    notices: list[str]
 
 
-class FoundLine(BaseModel):
+class FoundLine(Result):
     """One line that matches. `text` is cut around the match, with what does not print written out."""
 
     path: str
@@ -41,12 +42,12 @@ class FoundLine(BaseModel):
     text: str
 
 
-class FoundLines(BaseModel):
+class FoundLines(Result):
     """Lines that match, by file and line."""
 
     matches: list[FoundLine]
     files_searched: int
-    notices: list[str] = []
+    notices: list[str]
 
 
 class SearchTools:
@@ -144,7 +145,7 @@ class SearchTools:
     ) -> ToolOutput:
         wanted = globs.compile_glob(glob_pattern)
         excluded = globs.compile_all(exclude_patterns)
-        found = FoundLines(matches=[], files_searched=0)
+        found = FoundLines(matches=[], files_searched=0, notices=[])
         skipped = _Skipped()
         with ExitStack() as stack:
             find: grep.Finder

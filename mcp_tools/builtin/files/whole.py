@@ -26,21 +26,18 @@ async def read_whole(workspace: Workspace, path: str, *, limit_bytes: int, beyon
     # Imported on use: with asyncio's parts it takes longer than everything else here.
     import aiofiles
 
-    place = workspace.locate(path)
     held = _Held()
     try:
-        await workspace.threads.run(lambda _: held.take(workspace.open_file(place)))
+        await workspace.threads.run(lambda _: held.take(workspace.open_file(workspace.locate(path))))
         executor = workspace.threads.executor_for_aiofiles()
-        fd = held.fd
         for _ in range(TRIES):
-            before = os.fstat(fd)
+            before = await workspace.threads.run(lambda _: held.rewind())
             was_settled = is_settled(before)
             if before.st_size > limit_bytes:
                 raise FileProblem(
                     path, f"is {before.st_size:,} bytes, more than the {limit_bytes:,} read at once; {beyond}"
                 )
-            async with aiofiles.open(os.dup(fd), "rb", buffering=0, executor=executor) as file:
-                await file.seek(0)
+            async with aiofiles.open(os.dup(held.fd), "rb", buffering=0, executor=executor) as file:
                 blocks: list[bytes] = []
                 size_bytes = 0
                 while size_bytes <= limit_bytes:
@@ -49,9 +46,12 @@ async def read_whole(workspace: Workspace, path: str, *, limit_bytes: int, beyon
                         break
                     blocks.append(block)
                     size_bytes += len(block)
+                    if size_bytes == before.st_size:  # if it has grown since, its times say so
+                        break
             if size_bytes > limit_bytes:  # /proc files and growing ones hold more than their size says
                 raise FileProblem(path, f"holds more than the {limit_bytes:,} bytes read at once; {beyond}")
-            if is_unchanged(before, os.fstat(fd)) and was_settled:
+            after = await workspace.threads.run(lambda _: os.fstat(held.fd))
+            if was_settled and is_unchanged(before, after):
                 return b"".join(blocks)
             await anyio.sleep(SETTLE_S)
     except OSError as error:
@@ -79,6 +79,11 @@ class _Held:
                 os.close(fd)
             else:
                 self.fd = fd
+
+    def rewind(self) -> os.stat_result:
+        """Go back to the file's start and return its status."""
+        os.lseek(self.fd, 0, os.SEEK_SET)
+        return os.fstat(self.fd)
 
     def close(self) -> None:
         with self._lock:

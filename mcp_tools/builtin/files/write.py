@@ -8,10 +8,11 @@ import stat
 from collections.abc import Callable
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from mcp_tools.builtin.files import diff
 from mcp_tools.builtin.files.guard import refuse_unasked, why_ask
+from mcp_tools.builtin.files.results import Result
 from mcp_tools.builtin.files.text import encode
 from mcp_tools.builtin.workspace import Target, Workspace, atomic, snapshot
 from mcp_tools.builtin.workspace.problems import FileProblem, escaped, shown
@@ -29,7 +30,7 @@ Mode = Literal["w", "a", "x"]
 Sha256 = Annotated[str | None, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Written(BaseModel):
+class Written(Result):
     """What became of a write."""
 
     path: str
@@ -37,7 +38,7 @@ class Written(BaseModel):
     size_bytes: int
     created: bool
     sha256: str
-    notes: list[str] = []
+    notes: list[str]
 
 
 class WriteTools:

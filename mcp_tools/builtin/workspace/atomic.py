@@ -12,8 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mcp_tools.builtin.workspace import kernel, snapshot
 from mcp_tools.builtin.workspace.attributes import copy_attributes
@@ -43,8 +42,7 @@ class ChangedMeanwhile(FileProblem):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replaced:
+class Replaced(NamedTuple):
     """A finished replacement; `notes` says what of the old file could not be kept."""
 
     size_bytes: int

@@ -9,9 +9,8 @@ import stat
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn, Self
+from typing import Final, NamedTuple, NoReturn, Self
 
 from mcp_tools.builtin.workspace import paths, similar, sweep
 from mcp_tools.builtin.workspace.beneath import (
@@ -37,8 +36,7 @@ NO_ROOTS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Root:
+class Root(NamedTuple):
     """An allowed folder.
 
     Args:
@@ -78,8 +76,7 @@ class Root:
         return (status.st_dev, status.st_ino) == self.identity
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Located:
+class Located(NamedTuple):
     """A place below a root. `parts` holds no `.`, `..` or empty name; none at all is the root itself."""
 
     root: Root
@@ -87,8 +84,7 @@ class Located:
     asked: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(NamedTuple):
     """A name in an opened folder: what a change is made to.
 
     `real_parts` are the names below the root and `real_path` the absolute path, both without links,

@@ -7,8 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mcp_tools.builtin.workspace.beneath import kind_of
 from mcp_tools.builtin.workspace.problems import FileProblem
@@ -28,8 +27,7 @@ the bytes afterwards: equal times before and after reading prove nothing while t
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What was there. `status` is None where nothing was, `sha256` None where it was no small file."""
 
     folder: tuple[int, int]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -36,6 +35,8 @@ def create_temporary(folder_fd: int, mode: int) -> tuple[str, int]:
     name = temporary_name()
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, mode, dir_fd=folder_fd)
+    import fcntl  # here, so that native Windows can import us and be told what to do
+
     with contextlib.suppress(OSError):  # a file system without locks: its age protects it
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return name, fd
@@ -45,6 +46,8 @@ def remove_if_abandoned(folder_fd: int, name: str, *, min_age_s: float = MIN_AGE
     """Remove a temp file whose writer is gone. Returns whether it was removed."""
     if not is_temporary_name(name):
         return False
+    import fcntl
+
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd)
     except OSError:

@@ -17,8 +17,9 @@ from mcp_tools.errors import ToolError
 MAX_THREADS: Final = 32
 """File work at once. Its own limit: anyio's default threads stay free for everybody else."""
 
-MAX_STUCK: Final = 64
-"""Abandoned threads still waiting for a disk; beyond them new work is refused, not queued."""
+MAX_STUCK: Final = 24
+"""Abandoned threads still waiting for a disk; beyond them new work is refused, not queued. Fewer than
+`MAX_THREADS`, since trio counts an abandoned thread until it ends."""
 
 COMMIT_WAIT_S: Final = 5.0
 

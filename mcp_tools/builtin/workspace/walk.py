@@ -10,8 +10,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mcp_tools.builtin.workspace.beneath import Opener, kind_of
 from mcp_tools.builtin.workspace.problems import shown
@@ -24,8 +23,7 @@ _FLAGS: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 _OUT_OF_TIME: Final = f"stopped after {WALK_S:g} s"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One name: its path from where the walk started, and its kind (a link is a link)."""
 
     parts: tuple[str, ...]
