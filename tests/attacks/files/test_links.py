@@ -96,7 +96,7 @@ def test_a06_checking_and_then_opening_is_fooled_in_this_race(race: Any) -> None
 async def test_a06_no_outside_byte_is_read_or_written_while_names_are_swapped(race: Any) -> None:
     read = written = 0
     with anyio.fail_after(60):
-        for number in range(200):
+        for number in range(100):
             result = await race.execute("read_file", path="dir/file")
             assert CANARY not in result.to_observation()
             read += result.is_success
@@ -121,8 +121,8 @@ async def test_a06_no_outside_byte_is_read_or_written_while_names_are_swapped(ra
                 assert CANARY not in result.to_observation()
     assert os.listdir(race.outside) == ["file"]
     assert (race.outside / "file").read_text() == CANARY
-    assert read > 20, "hardly any call got through, so hardly anything was tested"
-    assert written > 20
+    assert read > 10, "hardly any call got through, so hardly anything was tested"
+    assert written > 10
 
 
 class anyio_deadline:  # noqa: N801
