@@ -304,17 +304,21 @@ class _Call:
         return types.InputRequiredResult(
             input_requests={ANSWER_KEY: self._channel.request(question)},
             # Sealed by the boundary, under a key of this process: nobody else can make or read it.
-            request_state=f"{question.id} {deadline:.3f}",
+            request_state=f"{question.id} {deadline:.3f} {self._context.call_id}",
         )
 
     async def _resume(self, state: str | None, responses: types.InputResponses) -> ExecutionResult:
-        confirmation_id, _, deadline = (state or "").partition(" ")
-        if not confirmation_id:
+        confirmation_id = ""
+        if state is None:
             answer = unusable("an answer came without the state of the question it belongs to")
-        elif time.monotonic() >= float(deadline):
-            answer = too_late(self._confirm_timeout_s)
         else:
-            answer = judge(responses.get(ANSWER_KEY), None, self._params.name, self._arguments)
+            confirmation_id, deadline, call_id = state.split(" ")
+            # Both rounds are one call, also in the records.
+            self._context = replace(self._context, call_id=call_id)
+            if time.monotonic() >= float(deadline):
+                answer = too_late(self._confirm_timeout_s)
+            else:
+                answer = judge(responses.get(ANSWER_KEY), None, self._params.name, self._arguments)
         if answer.is_yes:
             return await self._execute(confirmation_id)
         self._executor.confirmations.discard(confirmation_id)

@@ -96,6 +96,26 @@ async def test_a_denied_tool_is_not_listed_and_not_known(mode: str) -> None:
         assert "remove" not in caught.value.error.message.replace("no tool 'remove'", "")
 
 
+async def test_a_question_and_what_becomes_of_it_are_recorded_under_one_call_id(mode: str) -> None:
+    async def accept(_context: Any, _params: Any) -> types.ElicitResult:
+        return types.ElicitResult(action="accept", content={"approve": True})
+
+    async def decline(_context: Any, _params: Any) -> types.ElicitResult:
+        return types.ElicitResult(action="decline")
+
+    for answer, ends in ((accept, "success"), (decline, "permission_denied")):
+        told: list[ExecutionResult] = []
+        executor = ToolExecutor(registry)
+        executor.add_hook(told.append)
+        async with Client(build_server(executor), mode=mode, elicitation_callback=answer) as client:
+            await client.call_tool("write", {"path": "x"})
+        assert [result.status.value for result in told] == ["permission_denied", ends]
+        assert told[0].call_id == told[1].call_id
+        assert len(executor.confirmations) == 0
+    assert ran == ["x"]
+    ran.clear()
+
+
 async def test_a_rule_that_allows_a_call_lets_it_run_without_a_question(mode: str) -> None:
     executor = ToolExecutor(registry, policy=RulePolicy.parse(deny=[], ask=[], allow=["write(notes/**)"]))
     async with Client(build_server(executor), mode=mode) as client:
