@@ -15,12 +15,13 @@ fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3.14 python3 python; do
+    for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3.14 python3 python}; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             command -v "$candidate"
             return
         fi
     done
+    [ -z "${PYTHON:-}" ] || fail "PYTHON is '$PYTHON', which is no Python 3.11 or newer"
     fail "no Python 3.11 or newer on PATH; install one, or name it: PYTHON=/path/to/python3 $0"
 }
 
@@ -55,6 +56,9 @@ pip_install() {
 # set_up NAME: install requirements/NAME.txt and the project itself, editable.
 set_up() {
     local lock="requirements/$1.txt" stamp="$VENV/.installed-$1" python mark
+    # Two scripts at once take turns, where there is flock(1).
+    exec 9< "$ROOT/pyproject.toml"
+    ! command -v flock > /dev/null || flock 9
     if ! venv_works; then
         python=$(find_python)
         say "making ${VENV#"$ROOT/"} with $("$python" -V)"
@@ -69,4 +73,5 @@ set_up() {
         pip_install --no-deps --no-build-isolation -e "$ROOT"
         printf '%s\n' "$mark" > "$stamp"
     fi
+    exec 9<&-
 }
