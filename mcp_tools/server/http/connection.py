@@ -14,10 +14,12 @@ from enum import Enum
 from typing import Any, Final, cast
 
 import h11
+import uvicorn
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from mcp_tools.errors import ConfigError
 from mcp_tools.server.http.limits import HttpLimits
 
 _wire_logger = logging.getLogger("mcp_tools.server.http.wire")
@@ -38,6 +40,19 @@ def _raw_answer(status: bytes, text: bytes) -> bytes:
 _FULL: Final = _raw_answer(b"503 Service Unavailable", b"too many connections")
 _MALFORMED: Final = _raw_answer(b"400 Bad Request", b"not a well-formed HTTP/1.1 request")
 _LATE: Final = _raw_answer(b"408 Request Timeout", b"the request did not arrive in time")
+
+
+_OVERRIDDEN: Final = (
+    "connection_made",
+    "data_received",
+    "connection_lost",
+    "pause_writing",
+    "resume_writing",
+    "on_response_complete",
+    "send_400_response",
+    "shutdown",
+    "_unset_keepalive_if_required",
+)
 
 
 class _Wait(Enum):
@@ -98,19 +113,48 @@ class _Joining:
         self._transport.resume_reading()
 
 
+class Crowd:
+    """The connections of one server that have not asked for anything yet, oldest first."""
+
+    def __init__(self) -> None:
+        self._undecided: dict[BoundedConnection, None] = {}
+
+    def join(self, connection: BoundedConnection) -> None:
+        """Add one that begins to wait for its request."""
+        self._undecided[connection] = None
+
+    def leave(self, connection: BoundedConnection) -> None:
+        """Remove one that waits no more; nothing happens if it is not there."""
+        self._undecided.pop(connection, None)
+
+    def make_room(self) -> bool:
+        """End the one that has waited longest; False where nobody waits.
+
+        A client that means it asks as soon as it is connected, so who only holds a place gives it up
+        first, and cannot keep others out.
+        """
+        for connection in self._undecided:
+            connection.transport.abort()
+            self.leave(connection)
+            return True
+        return False
+
+
 class BoundedConnection(H11Protocol):
     """A connection that cannot be held open by sending, or reading, too slowly or too much.
 
     Args:
         config, state: uvicorn's.
+        crowd: Shared by all connections of one server.
         limits: `header_s`, `body_s`, `drain_s`, `drain_bytes`, `stalled_s` and `connections` apply here.
     """
 
-    def __init__(self, config: Config, state: ServerState, limits: HttpLimits) -> None:
+    def __init__(self, config: Config, state: ServerState, crowd: Crowd, limits: HttpLimits) -> None:
         super().__init__(config, state, {})
         # Not uvicorn's loggers, which belong to the whole process and to programs around us.
         self.logger = _wire_logger
         self.access_log = False
+        self._crowd = crowd
         self._limits = limits
         self._wait = _Wait.NOTHING
         self._deadline: asyncio.TimerHandle | None = None
@@ -122,7 +166,7 @@ class BoundedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", _Joining(transport, self.loop)))
         _notice_dead_peers(transport, self._limits.stalled_s)
-        if len(self.connections) > self._limits.connections:
+        if len(self.connections) > self._limits.connections and not self._crowd.make_room():
             # Closed at once: waiting for the client to read it would hold what there is too much of.
             self._wait = _Wait.LEAVING
             self.transport.write(_FULL)
@@ -185,6 +229,8 @@ class BoundedConnection(H11Protocol):
     def _wait_for(self, wait: _Wait) -> None:
         if wait is self._wait:
             return
+        if self._wait is _Wait.HEADERS:
+            self._crowd.leave(self)
         self._wait = wait
         self._drained_bytes = 0
         if self._deadline is not None:
@@ -192,6 +238,7 @@ class BoundedConnection(H11Protocol):
             self._deadline = None
         match wait:
             case _Wait.HEADERS:
+                self._crowd.join(self)
                 self._deadline = self.loop.call_later(self._limits.header_s, self._give_up, _LATE)
             case _Wait.BODY:
                 self._deadline = self.loop.call_later(self._limits.body_s, self._give_up, _LATE)
@@ -230,6 +277,20 @@ class BoundedConnection(H11Protocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+
+
+def check_uvicorn() -> None:
+    """Refuse a uvicorn whose connections do not work as `BoundedConnection` expects.
+
+    What is overridden here but never called there would be a bound that silently holds nothing.
+
+    Raises:
+        ConfigError: A method is missing.
+    """
+    missing = [name for name in _OVERRIDDEN if not hasattr(H11Protocol, name)]
+    if missing:
+        lacks = ", ".join(missing)
+        raise ConfigError(f"uvicorn {uvicorn.__version__} cannot be used (no {lacks}); install uvicorn 0.54")
 
 
 def _notice_dead_peers(transport: asyncio.BaseTransport, after_s: float) -> None:

@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 
 from mcp_tools.errors import ConfigError
 from mcp_tools.server.http.app import HttpApp
-from mcp_tools.server.http.connection import BoundedConnection
+from mcp_tools.server.http.connection import BoundedConnection, Crowd, check_uvicorn
 from mcp_tools.server.http.hosts import HostCheck
 from mcp_tools.server.http.limits import HttpLimits
 from mcp_tools.server.http.tokens import TOKEN_VARIABLE, TokenTable
@@ -37,11 +37,13 @@ class Listening:
     Args:
         host, port: The first address bound; the port is the real one where 0 was asked for.
         urls: What a client connects to: the one of streamable HTTP first, then the one of SSE.
+        is_local: Whether only this machine can connect.
     """
 
     host: str
     port: int
     urls: tuple[str, ...]
+    is_local: bool
 
 
 async def serve_http(
@@ -77,10 +79,12 @@ async def serve_http(
             host or origin is not acceptable.
     Cancelling stops as `shutdown` does, without the grace.
     """
+    check_uvicorn()
     limits = _within_descriptors(limits or HttpLimits())
     hosts = HostCheck(allowed_hosts, allowed_origins)
     addresses = _resolve(host, port)
-    if tokens is None and not all(_is_loopback(address) for _, address in addresses):
+    is_local = all(_is_loopback(address) for _, address in addresses)
+    if tokens is None and not is_local:
         raise ConfigError(
             f"listening on {host} would let anybody on the network call tools; give callers tokens with "
             f"--token-file or {TOKEN_VARIABLE}, or listen on 127.0.0.1"
@@ -96,7 +100,7 @@ async def serve_http(
             with_streamable=with_streamable,
         )
         async with app.running(), _accepting(app, bound, limits):
-            (on_listening or _announce)(_listening(host, bound, app))
+            (on_listening or _announce)(_listening(host, bound, app, is_local))
             await (shutdown or anyio.Event()).wait()
             app.stop_accepting()
             with anyio.move_on_after(limits.grace_s):
@@ -123,6 +127,7 @@ async def _accepting(app: HttpApp, bound: list[socket.socket], limits: HttpLimit
     )
     config.load()
     state = ServerState()
+    crowd = Crowd()
     loop = asyncio.get_running_loop()
     listeners: list[asyncio.Server] = []
     try:
@@ -131,7 +136,9 @@ async def _accepting(app: HttpApp, bound: list[socket.socket], limits: HttpLimit
             for listener in bound:
                 listeners.append(
                     await loop.create_server(
-                        lambda: BoundedConnection(config, state, limits), sock=listener, backlog=_BACKLOG
+                        lambda: BoundedConnection(config, state, crowd, limits),
+                        sock=listener,
+                        backlog=_BACKLOG,
                     )
                 )
             yield
@@ -234,13 +241,18 @@ def _why_not(error: OSError, host: str, port: int) -> str:
             return f"{where}: {error.strerror}"
 
 
-def _listening(host: str, bound: list[socket.socket], app: HttpApp) -> Listening:
+def _listening(host: str, bound: list[socket.socket], app: HttpApp, is_local: bool) -> Listening:
     port: int = bound[0].getsockname()[1]
     name = f"[{host}]" if ":" in host else host
-    return Listening(
-        host=host, port=port, urls=tuple(f"http://{name}:{port}{path}" for path in app.entry_paths)
-    )
+    urls = tuple(f"http://{name}:{port}{path}" for path in app.entry_paths)
+    return Listening(host=host, port=port, urls=urls, is_local=is_local)
 
 
 def _announce(listening: Listening) -> None:
     print("mcp-tools: listening on " + " and ".join(listening.urls), file=sys.stderr, flush=True)
+    if not listening.is_local:
+        print(
+            "mcp-tools: tokens and answers cross the network unencrypted; put a TLS proxy in front",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -194,11 +194,20 @@ async def test_connections_beyond_the_bound_are_told_so_and_make_room_when_they_
         asking = call("echo", {"text": "x"}, port=served.port)
         async with AsyncExitStack() as held:
             for _ in range(5):
-                await held.enter_async_context(wire(served.port))
+                await held.enter_async_context(sse_session(served.port))
             assert (await ask(served.port, asking)).status == 503
         with anyio.fail_after(10):
             while (await ask(served.port, asking)).status != 200:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
+
+
+async def test_connections_that_ask_for_nothing_keep_nobody_out() -> None:
+    async with serving(limits=HttpLimits(connections=5)) as served, AsyncExitStack() as held:
+        silent = [await held.enter_async_context(wire(served.port)) for _ in range(5)]
+        for _ in range(3):
+            assert (await ask(served.port, call("echo", {"text": "x"}, port=served.port))).status == 200
+        assert await silent[0].is_closed()
+        assert not silent[-1].has_news()
 
 
 async def test_one_principal_cannot_take_every_request() -> None:
