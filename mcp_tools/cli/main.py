@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from mcp_tools import __version__
 from mcp_tools.cli.exits import FAILED, INTERRUPTED, USAGE
@@ -17,7 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 ok, 1 the tool failed, 2 usage, 3 denied."""
     _make_streams_usable()
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        _refuse_unknown(arguments.parser, unknown)
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return USAGE
@@ -52,6 +56,15 @@ def _run(arguments: argparse.Namespace) -> int:
             return list_tools(arguments)
 
 
+def _refuse_unknown(parser: argparse.ArgumentParser, unknown: list[str]) -> NoReturn:
+    from difflib import get_close_matches
+
+    known = re.findall(r"--[a-z-]+", parser.format_usage())
+    close = get_close_matches(unknown[0].partition("=")[0], known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    parser.error(f"{' '.join(unknown)} is not known here{hint}")
+
+
 def _make_streams_usable() -> None:
     """Survive being started without streams, and with an encoding that lacks most characters."""
     for descriptor in (0, 1, 2):
@@ -79,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="`mcp-tools COMMAND --help` tells more.",
         allow_abbrev=False,
     )
+    parser.set_defaults(parser=parser)
     parser.add_argument("--version", action="version", version=f"mcp-tools {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_serve(commands)
@@ -105,10 +119,18 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--token-file", metavar="FILE", help="`name:token` lines; MCP_TOOLS_TOKEN gives one too"
     )
     serve.add_argument(
-        "--allowed-host", dest="allowed_hosts", action="append", metavar="NAME", help="repeatable"
+        "--allowed-host",
+        dest="allowed_hosts",
+        action="append",
+        metavar="NAME",
+        help="a Host to answer; repeatable",
     )
     serve.add_argument(
-        "--allowed-origin", dest="allowed_origins", action="append", metavar="URL", help="repeatable"
+        "--allowed-origin",
+        dest="allowed_origins",
+        action="append",
+        metavar="URL",
+        help="a web origin to answer; repeatable",
     )
     _add_settings(serve)
 
@@ -151,6 +173,7 @@ def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
     """The flags that every command takes; what they mean is in `mcp_tools.config.Settings`."""
+    command.set_defaults(parser=command)
     group = command.add_argument_group(
         "settings", "Flags win over MCP_TOOLS_* variables, those over the config file."
     )
@@ -173,6 +196,11 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     group.add_argument("--tools", action="append", metavar="MODULE:OBJECT", help="more tools; repeatable")
     group.add_argument("--confirm-timeout", dest="confirm_timeout_s", metavar="SECONDS", help="default 120")
     group.add_argument("--max-concurrent-calls", metavar="N", help="default 64")
-    group.add_argument("--hide-exceptions", action="store_const", const="true", help="from the model")
+    group.add_argument(
+        "--hide-exceptions",
+        action="store_const",
+        const="true",
+        help="a tool's exception reaches the model as a call id",
+    )
     group.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     group.add_argument("--log-format", choices=("human", "json"))
