@@ -24,7 +24,7 @@ from mcp_tools.errors import ToolError
 from mcp_tools.output.plain import encodable
 from mcp_tools.types import TextContent, ToolOutput
 
-MAX_LISTED: Final = 2_000
+MAX_LISTED: Final = 1_000
 MAX_TREE_LEVELS: Final = 20
 MAX_PATTERNS: Final = 50
 
@@ -112,7 +112,7 @@ class ListingTools:
     async def list_directory(self, path: str = ".") -> ToolOutput:
         """List the names in a folder, each marked [FILE], [DIR] or [LINK].
 
-        At most 2,000 names; a notice says how many more there are. Links are not followed.
+        At most 1,000 names; a notice says how many more there are. Links are not followed.
 
         Args:
             path: Relative to the first allowed folder, or absolute; "." is the first allowed folder.
@@ -141,7 +141,7 @@ class ListingTools:
     ) -> ToolOutput:
         """List the names in a folder with sizes and times, and the sum.
 
-        At most 2,000 names; a notice says how many more there are. Links are not followed.
+        At most 1,000 names; a notice says how many more there are. Links are not followed.
 
         Args:
             path: Relative to the first allowed folder, or absolute; "." is the first allowed folder.
@@ -184,7 +184,7 @@ class ListingTools:
     ) -> ToolOutput:
         """Show a folder with everything below it.
 
-        At most 2,000 names and 20 levels, upper levels first; a notice says what is missing. Links are
+        At most 1,000 names and 20 levels, upper levels first; a notice says what is missing. Links are
         not followed.
 
         Args:

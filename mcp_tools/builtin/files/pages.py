@@ -18,8 +18,8 @@ from mcp_tools.builtin.workspace.snapshot import (
 )
 from mcp_tools.builtin.workspace.threads import Work
 
-PAGE_BYTES: Final = 256 * 1024
-"""Text returned at once. Clients show a model about 100 kB of a result."""
+PAGE_BYTES: Final = 100_000
+"""Text returned at once. Some clients show a model no more than 25,000 tokens of a result."""
 
 SCAN_S: Final = 8.0
 

@@ -54,7 +54,7 @@ class ReadTools:
     ) -> ToolOutput | str:
         """Return a UTF-8 text file of any size, or a part of it, exactly as stored.
 
-        Without head, tail or offset it starts at the first line. At most 256 KiB are returned at once;
+        Without head, tail or offset it starts at the first line. At most 100,000 bytes are returned at once;
         a notice then says where to continue. For other encodings use read_file.
 
         Args:
@@ -106,8 +106,8 @@ class ReadTools:
     ) -> ToolOutput:
         """Return several UTF-8 text files at once, each under a line with its path.
 
-        A file that cannot be read does not stop the others; its error stands in its place. At most 256 KiB
-        of each and 1 MiB together; a notice says what was left out.
+        A file that cannot be read does not stop the others; its error stands in its place. At most 100,000
+        bytes of each and 1 MiB together; a notice says what was left out.
 
         Args:
             paths: At most 50, each relative to the first allowed folder, or absolute.

@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, NamedTuple
 
 from mcp_tools.builtin.workspace import kernel, snapshot
@@ -128,7 +129,7 @@ def remove(target: Target, before: Snapshot, *, work: Work, last_look: Callable[
         if not before.is_of(os.stat(temp_name, dir_fd=target.folder_fd, follow_symlinks=False)):
             put_back()
             raise ChangedMeanwhile(target.asked)
-        _sync_or(target.folder_fd, put_back)
+        _sync_or(target, put_back, f"it is now named {temp_name}")
         os.unlink(temp_name, dir_fd=target.folder_fd)
     except OSError as error:
         raise explain(error, target.asked, then=NOTHING_CHANGED) from error
@@ -164,9 +165,8 @@ def move(
         if not before.is_of(now):
             put_back()
             raise ChangedMeanwhile(source.asked)
-        _sync_or(destination.folder_fd, put_back)
-        if source.folder_fd != destination.folder_fd:
-            _sync_or(source.folder_fd, put_back)
+        for changed in (destination, source):
+            _sync_or(changed, put_back, f"it is now {shown(destination.asked)}")
     except OSError as error:
         raise explain(error, destination.asked, then=NOTHING_CHANGED) from error
 
@@ -175,7 +175,7 @@ def rename_to_free_name(source_fd: int, source: str, destination_fd: int, destin
     """Rename, failing with `EEXIST` where the new name is taken: of two who try, exactly one succeeds.
 
     Raises:
-        OSError: `ENOTSUP` where the file system offers no way that cannot overwrite.
+        OSError: As the system says it; both names are as they were.
     """
     try:
         kernel.renameat2(source_fd, source, destination_fd, destination, kernel.RENAME_NOREPLACE)
@@ -192,8 +192,25 @@ def rename_to_free_name(source_fd: int, source: str, destination_fd: int, destin
         # A folder's rename replaces at most an empty folder, so nothing can be lost in between.
         os.rename(source, destination, src_dir_fd=source_fd, dst_dir_fd=destination_fd)
         return
-    os.link(source, destination, src_dir_fd=source_fd, dst_dir_fd=destination_fd, follow_symlinks=False)
-    os.unlink(source, dir_fd=source_fd)
+    try:
+        os.link(source, destination, src_dir_fd=source_fd, dst_dir_fd=destination_fd, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        _rename_over_reservation(source_fd, source, destination_fd, destination)
+    else:
+        os.unlink(source, dir_fd=source_fd)
+
+
+def _rename_over_reservation(source_fd: int, source: str, destination_fd: int, destination: str) -> None:
+    """Take the name with an empty file of our own first: the last way, which every file system has."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    os.close(os.open(destination, flags, 0o600, dir_fd=destination_fd))
+    try:
+        os.rename(source, destination, src_dir_fd=source_fd, dst_dir_fd=destination_fd)
+    except OSError:
+        os.unlink(destination, dir_fd=destination_fd)
+        raise
 
 
 def sync_folder(fd: int) -> None:
@@ -214,7 +231,8 @@ def _publish(target: Target, temp_name: str) -> None:
         rename_to_free_name(target.folder_fd, temp_name, target.folder_fd, target.name)
     except FileExistsError:
         raise ChangedMeanwhile(target.asked) from None
-    _sync_or(target.folder_fd, lambda: os.unlink(target.name, dir_fd=target.folder_fd))
+    undo = partial(os.unlink, target.name, dir_fd=target.folder_fd)
+    _sync_or(target, undo, "the new file is in place")
 
 
 def _exchange(target: Target, temp_name: str, before: Snapshot) -> None:
@@ -233,7 +251,7 @@ def _exchange(target: Target, temp_name: str, before: Snapshot) -> None:
     if not before.is_of(os.stat(temp_name, dir_fd=target.folder_fd, follow_symlinks=False)):
         swap()
         raise ChangedMeanwhile(target.asked)
-    _sync_or(target.folder_fd, swap)
+    _sync_or(target, swap, "the new content is in place")
 
 
 def _rename_over(target: Target, temp_name: str) -> None:
@@ -246,11 +264,17 @@ def _rename_over(target: Target, temp_name: str) -> None:
         ) from error
 
 
-def _sync_or(folder_fd: int, undo: Callable[[], None]) -> None:
+def _sync_or(target: Target, undo: Callable[[], None], otherwise: str) -> None:
+    """Wait until the disk has the target's folder, or go back; `otherwise` is true if that fails too."""
     try:
-        sync_folder(folder_fd)
-    except OSError:
-        undo()
+        sync_folder(target.folder_fd)
+    except OSError as error:
+        try:
+            undo()
+        except OSError:
+            raise explain(
+                error, target.asked, then=f"{otherwise}, but the disk did not confirm it"
+            ) from error
         raise
 
 

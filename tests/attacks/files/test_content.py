@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mcp_tools.builtin.files import pages
 from mcp_tools.types import MediaContent
 
 TEXTS = {
@@ -29,8 +30,9 @@ async def test_a16_what_is_written_is_stored_and_read_back(one_way: Any, text: s
     assert (one_way.root / "x").read_bytes() == text.encode()
     assert written["bytes_written"] == len(text.encode())
     assert await one_way.call("read_file", path="x") == text
-    assert await one_way.call("read_text_file", path="x") == text
-    assert await one_way.call("read_text_file", path="x", tail=1000) == text
+    if len(text) <= pages.PAGE_BYTES:
+        assert await one_way.call("read_text_file", path="x") == text
+        assert await one_way.call("read_text_file", path="x", tail=1000) == text
     if text:
         await one_way.call("edit_file", path="x", edits=[{"oldText": text, "newText": "!"}])
         assert (one_way.root / "x").read_bytes() == b"!"
