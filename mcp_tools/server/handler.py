@@ -179,7 +179,9 @@ class _Calls:
         """Middleware: what must be seen before the SDK looks at a message."""
         if ctx.method == "notifications/initialized" and ctx.request_id is None:
             ctx.lifespan_context.join(ctx)
-        if ctx.method == "tools/call" and ctx.request_id is not None:
+        if ctx.method == "tools/call":
+            if ctx.request_id is None:
+                return None  # nobody could be answered, so nothing may be done
             is_modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
             if not is_modern and ctx.session.client_capabilities is None:
                 # A bare `notifications/initialized` opens the SDK's own gate.

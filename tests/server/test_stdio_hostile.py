@@ -187,6 +187,19 @@ def test_a_batch_is_refused_and_nothing_of_it_runs(wire: Wire) -> None:
     assert wire.calls() == []
 
 
+def test_a_call_sent_as_a_notification_does_nothing(wire: Wire) -> None:
+    for arguments in ({}, [1]):
+        wire.send(
+            {
+                "jsonrpc": "2.0",
+                "method": "tools/call",
+                "params": {"name": "change_state", "arguments": arguments},
+            }
+        )
+    wire.ping()
+    assert wire.calls() == []
+
+
 def test_a_number_out_of_range_or_of_another_type_does_not_reach_the_tool(wire: Wire) -> None:
     values = [b"1e999", b"-1e999", b'"5"', b"true", b"1.5", b"[1]", b"null", b'{"a":1}']
     for value in values:
