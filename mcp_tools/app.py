@@ -107,14 +107,13 @@ def load_tools(registry: ToolRegistry, spec: str) -> None:
         found: Any = importlib.import_module(module_name)
         for name in attribute_path.split("."):
             found = getattr(found, name)
-    except Exception as error:
-        raise ConfigError(
-            f"tools entry {spec!r} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
-    try:
         registry.load(found)
     except RegistrationError as error:
         raise RegistrationError(f"tools entry {spec!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # a script that was meant to be run may exit on import
+        raise ConfigError(
+            f"tools entry {spec!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _idle_rules(policy: RulePolicy, registry: ToolRegistry) -> list[str]:
