@@ -81,7 +81,7 @@ def run_with_fault(base: Path, *injects: str) -> tuple[dict[str, str], int]:
     faults = [part for inject in injects for part in ("-e", f"inject={inject}")]
     subprocess.run(
         [
-            *("strace", "-f", "-qq", "-o", log, "-e", f"trace={syscalls}", *faults),
+            *("strace", "-f", "--seccomp-bpf", "-qq", "-o", log, "-e", f"trace={syscalls}", *faults),
             *(sys.executable, "-c", DRIVER, str(base), json.dumps(CALLS)),
         ],
         check=True,
@@ -127,7 +127,7 @@ def test_a20_poorer_file_systems_work_too(tmp_path: Path, inject: list[str]) -> 
 
 
 @needs_strace
-@pytest.mark.parametrize("syscall", ["write", "fsync", "renameat2"])
+@pytest.mark.parametrize("syscall", ["write", "renameat2"])
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_and_the_next_start_sweeps(
     tmp_path: Path, syscall: str
 ) -> None:

@@ -95,11 +95,10 @@ def test_a14_a_huge_file_is_answered_in_time_and_memory_and_lets_others_pass(
 
 
 def test_a15_a_file_of_one_huge_line_is_read_in_bounded_memory(tmp_path: Path, run_tools: Any) -> None:
-    with (tmp_path / "line").open("wb") as file:
-        for _ in range(100):
-            file.write(b"x" * 1024 * 1024)
+    (tmp_path / "line").touch()
+    os.truncate(tmp_path / "line", 100 * 1024 * 1024)
     with (tmp_path / "two").open("wb") as file:
-        for _ in range(100):
+        for _ in range(20):
             file.write(b"x" * 1024 * 1024)
         file.write(b"\nsecond\nthird")
     printed = run_tools(
@@ -139,37 +138,38 @@ async def test_a15_ranges_are_exact_at_block_and_page_borders(one_way: Any, widt
         assert len(text) >= min(width + 1, pages.PAGE_BYTES)
 
 
-async def test_a27_a_folder_of_ten_thousand_names_is_cut_aloud(one_way: Any) -> None:
+async def test_a27_a_folder_of_many_names_is_cut_aloud(one_way: Any) -> None:
     folder = one_way.root / "many"
     folder.mkdir()
-    for number in range(10_000):
-        (folder / f"{number:05}").touch()
+    for number in range(3_000):
+        (folder / f"{number:04}").touch()
     with anyio.fail_after(20):
         listing = await one_way.call("list_directory", path="many")
-        assert listing["total"] == 10_000
+        assert listing["total"] == 3_000
         assert len(listing["entries"]) == 1_000
-        assert listing["notices"] == ["9,000 more names are not shown; search_files finds names by pattern"]
+        assert listing["notices"] == ["2,000 more names are not shown; search_files finds names by pattern"]
         tree = await one_way.call("directory_tree", path=".")
         assert any("only the first 1,000" in notice for notice in tree["notices"])
         found = await one_way.call("search_files", path=".", pattern="*9")
-        assert len(found["matches"]) == 1_000
+        assert len(found["matches"]) == 300
+        assert found["notices"] == []
         found = await one_way.call("search_files", path=".", pattern="*")
         assert found["notices"] == ["only the first 1,000 are shown; there are more"]
         sized = await one_way.call("list_directory_with_sizes", path="many")
-        assert sized["total"] == 10_000
-        assert (await one_way.call("grep_files", pattern="x"))["files_searched"] == 10_000
+        assert sized["total"] == 3_000
+        assert (await one_way.call("grep_files", pattern="x"))["files_searched"] == 3_000
 
 
 async def test_a27_deep_folders_end_aloud_and_cost_no_descriptors(files: Any) -> None:
     fd = os.open(files.root, os.O_RDONLY)
-    for _ in range(3_000):
-        os.mkdir("d", dir_fd=fd)
-        inner = os.open("d", os.O_RDONLY, dir_fd=fd)
+    for _ in range(200):  # more bytes than a path can have
+        os.mkdir("d" * 40, dir_fd=fd)
+        inner = os.open("d" * 40, os.O_RDONLY, dir_fd=fd)
         os.close(fd)
         fd = inner
     os.close(fd)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
     try:
         with anyio.fail_after(20):
             for tool, arguments in (
@@ -182,7 +182,7 @@ async def test_a27_deep_folders_end_aloud_and_cost_no_descriptors(files: Any) ->
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         # shutil.rmtree recurses, and pytest removes folders with it.
-        await anyio.run_process(["rm", "-rf", str(files.root / "d")])
+        await anyio.run_process(["rm", "-rf", str(files.root / ("d" * 40))])
 
 
 async def test_a27_loops_and_outside_links_are_listed_and_not_entered(files: Any) -> None:
@@ -257,12 +257,12 @@ def test_a28_the_regex_is_costly_without_the_protection() -> None:
 )
 async def test_a28_a_costly_glob_is_not(one_way: Any, pattern: str) -> None:
     (one_way.root / ("a" * 200)).mkdir()
-    for number in range(200):
+    for number in range(100):
         (one_way.root / ("a" * 200) / f"{'a' * 200}{number}").touch()
     with anyio.fail_after(10):
         for tool, arguments in (
             ("search_files", {"path": ".", "pattern": pattern}),
-            ("search_files", {"path": ".", "pattern": "*", "excludePatterns": [pattern] * 50}),
+            ("search_files", {"path": ".", "pattern": "*", "excludePatterns": [pattern] * 10}),
             ("grep_files", {"pattern": "x", "glob": pattern}),
         ):
             result = await one_way.execute(tool, **arguments)
