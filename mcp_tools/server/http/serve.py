@@ -26,6 +26,9 @@ from mcp_tools.server.http.limits import HttpLimits
 from mcp_tools.server.http.tokens import TOKEN_VARIABLE, TokenTable
 
 _BACKLOG: Final = 512
+_ACCEPT_AT_ONCE: Final = 8
+"""asyncio accepts so many before any of them is counted; small, or a burst takes every descriptor."""
+_DESCRIPTORS_KEPT: Final = 48
 _UNWIND_S: Final = 0.7
 """How long cancelled requests may take to clean up before their connections are cut."""
 
@@ -138,9 +141,10 @@ async def _accepting(app: HttpApp, bound: list[socket.socket], limits: HttpLimit
                     await loop.create_server(
                         lambda: BoundedConnection(config, state, crowd, limits),
                         sock=listener,
-                        backlog=_BACKLOG,
+                        backlog=_ACCEPT_AT_ONCE,
                     )
                 )
+                listener.listen(_BACKLOG)
             yield
             group.cancel_scope.cancel()
     finally:
@@ -163,13 +167,13 @@ async def _keep_date(state: ServerState) -> None:
 
 
 def _within_descriptors(limits: HttpLimits) -> HttpLimits:
-    """Leave a quarter of the process's descriptors for files, children and answers to the surplus."""
+    """Leave a quarter of the process's descriptors for files, children and connections not yet counted."""
     try:
         import resource
     except ImportError:  # Windows, which has no such limit
         return limits
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    room = soft * 3 // 4
+    room = max(8, min(soft * 3 // 4, soft - _DESCRIPTORS_KEPT))
     if soft == resource.RLIM_INFINITY or room >= limits.connections:
         return limits
     return replace(
