@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.wire import ENVELOPE, HANDSHAKE, Wire
+from tests.server.wire import END_S, ENVELOPE, HANDSHAKE, Wire
 
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
 VALID = (
@@ -67,23 +67,31 @@ BAD_LINES: list[tuple[bytes, int, Any]] = [
 
 @pytest.fixture(scope="module")
 def shared_wire(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """For tests that leave nothing behind and count nothing: a server takes most of a second to start."""
     with Wire(tmp_path_factory.mktemp("shared")) as connection:
         yield connection.initialize()
 
 
 @pytest.fixture
-def wire(tmp_path: Path) -> Any:
+def wire(shared_wire: Wire) -> Wire:
+    """A connection that looks new; a server takes most of a second to start."""
+    shared_wire.ping()
+    shared_wire.forget()
+    return shared_wire
+
+
+@pytest.fixture
+def last_wire(tmp_path: Path) -> Any:
+    """For tests that end the server."""
     with Wire(tmp_path) as connection:
         yield connection.initialize()
 
 
-def test_every_bad_line_is_answered_and_none_stops_the_server(shared_wire: Wire) -> None:
+def test_every_bad_line_is_answered_and_none_stops_the_server(wire: Wire) -> None:
     for line, code, request_id in BAD_LINES:
-        shared_wire.write(line + b"\n")
-        answer = shared_wire.message(lambda message: "error" in message)
+        wire.write(line + b"\n")
+        answer = wire.message(lambda message: "error" in message)
         assert (answer["error"]["code"], answer["id"]) == (code, request_id), (line, answer)
-    shared_wire.ping()
+    wire.ping()
 
 
 def test_without_the_guard_bad_lines_are_not_answered_and_some_stop_the_server(tmp_path: Path) -> None:
@@ -121,30 +129,30 @@ def test_random_and_mutated_lines_do_not_stop_the_server(wire: Wire) -> None:
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in wire.raw_lines)
 
 
-def test_two_million_brackets_do_not_reach_a_stack(shared_wire: Wire) -> None:
+def test_two_million_brackets_do_not_reach_a_stack(wire: Wire) -> None:
     for brackets in (b"[", b'{"a":'):
-        shared_wire.write(b'{"jsonrpc":"2.0","id":1,"method":"ping","params":' + brackets * 2_000_000 + b"\n")
-        assert shared_wire.message(lambda m: "error" in m)["error"]["code"] == PARSE_ERROR
-    shared_wire.ping()
+        wire.write(b'{"jsonrpc":"2.0","id":1,"method":"ping","params":' + brackets * 2_000_000 + b"\n")
+        assert wire.message(lambda m: "error" in m)["error"]["code"] == PARSE_ERROR
+    wire.ping()
 
 
-def test_a_message_that_is_too_long_is_answered_in_bounded_memory(shared_wire: Wire) -> None:
-    before_kb = shared_wire.status("VmHWM")
-    shared_wire.write(b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":"')
+def test_a_message_that_is_too_long_is_answered_in_bounded_memory(wire: Wire) -> None:
+    before_kb = wire.status("VmHWM")
+    wire.write(b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":"')
     for _ in range(64):
-        shared_wire.write(b"x" * 1024 * 1024)
+        wire.write(b"x" * 1024 * 1024)
     # Answered while the line has not even ended.
-    error = shared_wire.message(lambda m: "error" in m)["error"]
+    error = wire.message(lambda m: "error" in m)["error"]
     assert error["code"] == INVALID_REQUEST
     assert "16,777,216 bytes" in error["message"]
-    shared_wire.write(b'"}}\n')
-    shared_wire.ping()
-    assert shared_wire.status("VmHWM") - before_kb < 60_000
+    wire.write(b'"}}\n')
+    wire.ping()
+    assert wire.status("VmHWM") - before_kb < 60_000
 
 
-def test_a_large_message_within_the_limit_is_served(shared_wire: Wire) -> None:
-    shared_wire.call(1, "echo", text="x" * 3_000_000)
-    assert len(shared_wire.answer(1)["result"]["content"][0]["text"]) <= 1_000_000
+def test_a_large_message_within_the_limit_is_served(wire: Wire) -> None:
+    wire.call(1, "echo", text="x" * 3_000_000)
+    assert len(wire.answer(1)["result"]["content"][0]["text"]) <= 1_000_000
 
 
 def test_an_id_in_use_is_not_given_to_a_second_call(wire: Wire) -> None:
@@ -164,11 +172,11 @@ def test_an_id_in_use_is_not_given_to_a_second_call(wire: Wire) -> None:
     )
 
 
-def test_an_id_as_text_and_as_number_is_one_id(shared_wire: Wire) -> None:
-    shared_wire.call(5, "slow", steps=1, step_s=0.2)
-    shared_wire.call("5", "echo", text="x")
-    assert shared_wire.answer("5")["error"]["code"] == INVALID_REQUEST
-    assert shared_wire.answer(5)["result"]["content"][0]["text"] == "done"
+def test_an_id_as_text_and_as_number_is_one_id(wire: Wire) -> None:
+    wire.call(5, "slow", steps=1, step_s=0.2)
+    wire.call("5", "echo", text="x")
+    assert wire.answer("5")["error"]["code"] == INVALID_REQUEST
+    assert wire.answer(5)["result"]["content"][0]["text"] == "done"
 
 
 def test_a_batch_is_refused_and_nothing_of_it_runs(wire: Wire) -> None:
@@ -248,51 +256,63 @@ def test_cancelling_early_late_twice_or_with_odd_ids_does_no_harm(wire: Wire) ->
     assert all(answers[number] == 1 for number in range(60))
 
 
-def test_one_byte_at_a_time_is_understood(shared_wire: Wire) -> None:
+def test_one_byte_at_a_time_is_understood(wire: Wire) -> None:
     for byte in VALID + b"\r\n\n":
-        shared_wire.write(bytes([byte]))
-    assert shared_wire.answer(7)["result"]["content"][0]["text"] == "hello"
-
-
-def test_half_a_line_and_then_the_end_is_a_clean_end(wire: Wire) -> None:
-    wire.write(VALID[:30])
-    assert wire.end() < 2
-
-
-def test_a_last_line_without_a_line_break_is_answered(wire: Wire) -> None:
-    wire.write(VALID)
-    wire.end()
+        wire.write(bytes([byte]))
     assert wire.answer(7)["result"]["content"][0]["text"] == "hello"
 
 
-def test_a_client_that_does_not_read_costs_bounded_memory_and_can_still_leave(tmp_path: Path) -> None:
+def test_half_a_line_and_then_the_end_is_a_clean_end(last_wire: Wire) -> None:
+    last_wire.write(VALID[:30])
+    assert last_wire.end() < END_S
+
+
+def test_a_last_line_without_a_line_break_is_answered(last_wire: Wire) -> None:
+    last_wire.write(VALID)
+    last_wire.end()
+    assert last_wire.answer(7)["result"]["content"][0]["text"] == "hello"
+
+
+def until_quiet(last_wire: Wire) -> int:
+    """Wait until no more calls finish; return how many have."""
+    seen, since = -1, time.monotonic()
+    while time.monotonic() - since < 0.7:
+        if (count := len(last_wire.calls())) != seen:
+            seen, since = count, time.monotonic()
+        time.sleep(0.05)
+    return seen
+
+
+def ask_for_a_lot(last_wire: Wire, numbers: range) -> None:
+    for number in numbers:
+        last_wire.call(number, "big", characters=300_000)
+
+
+def test_a_client_that_does_not_read_costs_bounded_memory(tmp_path: Path) -> None:
     with Wire(tmp_path, reads=False) as wire:
         wire.request("init", "initialize", HANDSHAKE)
         wire.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
-        for number in range(100):
-            wire.call(number, "big", characters=300_000)
-        while len(wire.calls()) < 10:
-            time.sleep(0.01)
-        time.sleep(0.3)
+        ask_for_a_lot(wire, range(150))
+        wire.until("big success -", wire.calls)
+        until_quiet(wire)
         first_kb = wire.status("VmRSS")
-        for number in range(100, 200):
-            wire.call(number, "big", characters=300_000)
-        time.sleep(0.5)
-        # 60 MB are asked for; a bounded part of them has been made.
+        ask_for_a_lot(wire, range(150, 300))
+        finished = until_quiet(wire)
+        # 90 MB are asked for; a bounded part of them has been made.
         assert wire.status("VmRSS") - first_kb < 20_000
-        assert 10 < len(wire.calls()) < 150
+        assert finished < 250
         wire.start_reading()
-        for number in range(200):
+        for number in range(300):
             assert len(wire.answer(number)["result"]["content"][0]["text"]) == 300_000
-    (tmp_path / "calls").unlink()
+
+
+def test_a_client_that_does_not_read_can_still_leave(tmp_path: Path) -> None:
     with Wire(tmp_path, reads=False) as wire:
         wire.request("init", "initialize", HANDSHAKE)
         wire.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
-        for number in range(200):
-            wire.call(number, "big", characters=300_000)
-        while len(wire.calls()) < 10:
-            time.sleep(0.01)
-        assert wire.end() < 2
+        ask_for_a_lot(wire, range(200))
+        wire.until("big success -", wire.calls)
+        assert wire.end() < END_S
 
 
 def test_a_reply_that_is_not_a_clear_yes_is_never_a_yes(tmp_path: Path) -> None:
@@ -411,15 +431,15 @@ def test_a_modern_reply_that_is_not_a_clear_yes_is_never_a_yes(tmp_path: Path) -
         assert wire.effects() == []
 
 
-def test_odd_progress_tokens_are_ignored_or_refused(shared_wire: Wire) -> None:
+def test_odd_progress_tokens_are_ignored_or_refused(wire: Wire) -> None:
     for number, token in enumerate([None, True, 1.5, [1], {"a": 1}, "", "t" * 10_000, 2**64]):
-        shared_wire.call(number, "slow", meta={"progressToken": token}, steps=2)
-        shared_wire.answer(number)
-    shared_wire.call("a", "slow", meta={"progressToken": "same"}, steps=1, step_s=0.1)
-    shared_wire.call("b", "slow", meta={"progressToken": "same"}, steps=1, step_s=0.1)
-    assert "result" in shared_wire.answer("a")
-    assert "result" in shared_wire.answer("b")
-    shared_wire.ping()
+        wire.call(number, "slow", meta={"progressToken": token}, steps=2)
+        wire.answer(number)
+    wire.call("a", "slow", meta={"progressToken": "same"}, steps=1, step_s=0.1)
+    wire.call("b", "slow", meta={"progressToken": "same"}, steps=1, step_s=0.1)
+    assert "result" in wire.answer("a")
+    assert "result" in wire.answer("b")
+    wire.ping()
 
 
 def test_a_call_that_waits_for_a_person_keeps_its_client_from_giving_up(tmp_path: Path) -> None:
@@ -448,27 +468,27 @@ def test_large_requests_wait_for_each_other(tmp_path: Path) -> None:
         assert wire.answer("small")["result"]["content"][0]["text"] == "x"
 
 
-def test_refusals_are_cheap(shared_wire: Wire) -> None:
-    shared_wire.ping()
+def test_refusals_are_cheap(wire: Wire) -> None:
+    wire.ping()
     begun = time.monotonic()
     for number in range(100):
-        shared_wire.call(number, "fails" if number % 2 else "no_such_tool", how="value")
-        shared_wire.answer(number)
+        wire.call(number, "fails" if number % 2 else "no_such_tool", how="value")
+        wire.answer(number)
     assert (time.monotonic() - begun) / 100 < 0.01
 
 
-def test_many_calls_leave_nothing_behind(shared_wire: Wire) -> None:
+def test_many_calls_leave_nothing_behind(wire: Wire) -> None:
     def some(count: int, name: str) -> None:
         for number in range(count):
-            shared_wire.call(f"{name}-{number}", "echo", text="x" * 100)
-            shared_wire.answer(f"{name}-{number}")
+            wire.call(f"{name}-{number}", "echo", text="x" * 100)
+            wire.answer(f"{name}-{number}")
 
     some(300, "warm")
-    shared_wire.drain()
-    before_kb, descriptors = shared_wire.status("VmRSS"), shared_wire.descriptors()
+    wire.drain()
+    before_kb, descriptors = wire.status("VmRSS"), wire.descriptors()
     some(1000, "run")
-    assert shared_wire.status("VmRSS") - before_kb < 1_000
-    assert shared_wire.descriptors() == descriptors
+    assert wire.status("VmRSS") - before_kb < 1_000
+    assert wire.descriptors() == descriptors
 
 
 def test_questions_and_cancellations_get_in_while_every_place_is_taken(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from typing import Any, Self
 
 from tests.server.peers import FIXTURE_SERVER, environment
 
-WAIT_S = 10.0
+WAIT_S = 20.0
+END_S = 4.0
+"""Two seconds are promised; a busy machine may be slow to notice."""
 CALL = {"jsonrpc": "2.0", "method": "tools/call"}
 HANDSHAKE: dict[str, Any] = {
     "protocolVersion": "2025-11-25",
@@ -132,6 +134,13 @@ class Wire:
                 return kept
             if message is not None:
                 self._kept.append(message)
+
+    def forget(self) -> None:
+        """Drop everything that has come and been written down so far."""
+        self.drain()
+        self.raw_lines.clear()
+        for name in ("effects", "calls"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def ping(self, wait_s: float = WAIT_S) -> None:
         """Check that the server answers."""
