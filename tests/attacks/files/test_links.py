@@ -43,14 +43,16 @@ root, outside = sys.argv[1:3]
 os.chdir(root)
 print("ready", flush=True)
 while True:
-    # The file, then its folder, is a link to the outside for a moment.
+    # The file, then its folder, is a link to the outside for a moment. The folder more often, since a
+    # file that was touched within the last 20 ms is not read at all.
     os.symlink(outside + "/file", "new"); os.rename("new", "dir/file")
     with open("new", "w") as f: f.write("inside")
     os.rename("new", "dir/file")
-    os.rename("dir", "kept"); os.symlink(outside, "dir")
-    os.unlink("dir"); os.rename("kept", "dir")
-    os.symlink("../outside", "relative"); os.rename("dir", "kept"); os.rename("relative", "dir")
-    os.unlink("dir"); os.rename("kept", "dir")
+    for _ in range(1000):
+        os.rename("dir", "kept"); os.symlink(outside, "dir")
+        os.unlink("dir"); os.rename("kept", "dir")
+        os.symlink("../outside", "relative"); os.rename("dir", "kept"); os.rename("relative", "dir")
+        os.unlink("dir"); os.rename("kept", "dir")
 """
 
 
@@ -94,14 +96,18 @@ def test_a06_checking_and_then_opening_is_fooled_in_this_race(race: Any) -> None
 
 
 async def test_a06_no_outside_byte_is_read_or_written_while_names_are_swapped(race: Any) -> None:
-    read = written = 0
+    read = written = refused = number = 0
     with anyio.fail_after(60):
-        for number in range(100):
-            result = await race.execute("read_file", path="dir/file")
-            assert CANARY not in result.to_observation()
-            read += result.is_success
-            result = await race.execute("read_text_file", path="dir/file", head=1)
-            assert CANARY not in result.to_observation()
+        while number < 100 or min(read, written, refused) < 10:  # else hardly anything was tested
+            number += 1
+            for tool, arguments in (
+                ("read_file", {"path": "dir/file"}),
+                ("read_text_file", {"path": "dir/file", "head": 1}),
+            ):
+                result = await race.execute(tool, **arguments)
+                assert CANARY not in result.to_observation()
+                read += result.is_success
+                refused += "leads out of" in str(result.error)
             content = f"mine {number}"
             for tool, arguments in (
                 ("write_file", {"path": "dir/file", "content": content}),
@@ -121,8 +127,6 @@ async def test_a06_no_outside_byte_is_read_or_written_while_names_are_swapped(ra
                 assert CANARY not in result.to_observation()
     assert os.listdir(race.outside) == ["file"]
     assert (race.outside / "file").read_text() == CANARY
-    assert read > 10, "hardly any call got through, so hardly anything was tested"
-    assert written > 10
 
 
 class anyio_deadline:  # noqa: N801
