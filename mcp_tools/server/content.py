@@ -159,12 +159,21 @@ def _too_large(chars: int) -> types.CallToolResult:
 
 def _fit(plain: dict[str, Any]) -> dict[str, Any] | None:
     """Return the data with its strings shortened until it fits, or None where that is not enough."""
-    for max_chars in _SHORTER_STRINGS:
+    *longer, shortest = _SHORTER_STRINGS
+    least = _shorten_strings(plain, shortest)
+    # First, so that what cannot fit is not walked time and again.
+    if not _fits(least):
+        return None
+    for max_chars in longer:
         shorter = _shorten_strings(plain, max_chars)
-        # Room for the notice that goes under the text.
-        if len(_json(shorter)) <= MAX_TEXT_CHARS - 200:
+        if _fits(shorter):
             return dict(shorter)
-    return None
+    return dict(least)
+
+
+def _fits(plain: Any) -> bool:
+    # With room for the notice that goes under the text.
+    return len(_json(plain)) <= MAX_TEXT_CHARS - 200
 
 
 def _shorten_strings(plain: Any, max_chars: int) -> Any:
