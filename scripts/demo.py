@@ -178,7 +178,7 @@ def how_to_plug_in() -> None:
     entry = {"command": SERVER, "args": ["serve", "--root", str(CHECKOUT / "docs")]}
     print(f"    Put this into {place} and start it again.")
     print("    The last line names the folder that the model may touch: choose yours, as an absolute path.\n")
-    print(json.dumps({"mcpServers": {"mcp-tools": entry}}, indent=2))
+    print(json.dumps({"mcpServers": {"mcp-tools": entry}}, indent=2, ensure_ascii=False))
     print(
         "\n    Claude Code:  " + f'claude mcp add mcp-tools -- "{SERVER}" serve --root "{CHECKOUT / "docs"}"'
     )

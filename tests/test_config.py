@@ -109,9 +109,9 @@ def test_a_projects_file_cannot_widen(name: str, project: Path, environ: dict[st
 
 
 def test_a_projects_file_can_narrow(project: Path, environ: dict[str, str], owner_file: Path) -> None:
-    owner_file.write_text('deny = ["delete_file"]\nconfirm_timeout = 60')
+    owner_file.write_text('deny = ["delete_file"]\nconfirm_timeout_s = 60')
     (project / "mcp_tools.toml").write_text(
-        'deny = ["write_file"]\nask = ["read_file"]\nconfirm_timeout = 30\n'
+        'deny = ["write_file"]\nask = ["read_file"]\nconfirm_timeout_s = 30\n'
         "max_concurrent_calls = 2\nhide_exceptions = true"
     )
     settings = load_settings({"deny": ["move_file"]}, environ=environ)
@@ -130,11 +130,15 @@ def test_a_projects_higher_limit_has_no_effect_and_is_said(project: Path, enviro
     assert "no effect" in settings.notices[0]
 
 
-@pytest.mark.parametrize("kind", ["pipe", "folder", "dangling link", "not TOML", "not UTF-8"])
-def test_a_projects_file_that_cannot_be_read_is_an_error_not_nothing(
-    kind: str, project: Path, environ: dict[str, str]
+@pytest.mark.parametrize("whose", ["project", "owner"])
+@pytest.mark.parametrize(
+    "kind", ["pipe", "folder", "dangling link", "not TOML", "not UTF-8", "huge", "nested"]
+)
+def test_a_file_that_cannot_be_read_is_an_error_not_nothing(
+    kind: str, whose: str, project: Path, owner_file: Path, environ: dict[str, str]
 ) -> None:
-    path = project / "mcp_tools.toml"
+    """It may hold a denial."""
+    path = project / "mcp_tools.toml" if whose == "project" else owner_file
     match kind:
         case "pipe":
             os.mkfifo(path)
@@ -146,8 +150,14 @@ def test_a_projects_file_that_cannot_be_read_is_an_error_not_nothing(
             path.write_text("deny = [")
         case "not UTF-8":
             path.write_bytes(b'deny = ["\xff"]')
-    with pytest.raises(ConfigError, match=r"mcp_tools\.toml"):
+        case "huge":
+            path.write_bytes(b"#" * 2_000_000)
+        case "nested":
+            path.write_bytes(b"deny = " + b"[" * 100_000)
+    with pytest.raises(ConfigError) as caught:
         load_settings(environ=environ)
+    assert str(caught.value).startswith(str(path))
+    assert str(caught.value).count(str(path)) == 1
 
 
 def test_a_deleted_current_folder_only_matters_to_relative_paths(

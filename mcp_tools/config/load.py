@@ -72,12 +72,12 @@ def _owner_file(config_file: str | None, environ: Mapping[str, str], cwd: str | 
     ):
         if value:
             path = absolute(value, Given(value=value, where=name, folder=cwd, is_text=True))
-            if not os.path.exists(path):
+            if not _is_there(path):
                 raise ConfigError(f"{name} names {path}, which does not exist")
             return path
     folder = user_config_folder(environ)
     path = os.path.join(folder, FILE_NAME) if folder else ""
-    return path if os.path.exists(path) else None
+    return path if path and _is_there(path) else None
 
 
 def user_config_folder(environ: Mapping[str, str]) -> str | None:
@@ -121,8 +121,6 @@ def _from_file(path: str) -> dict[str, Given]:
 
 
 def _known(name: str, shown: str, place: str, *, prefix: str = "") -> str:
-    """`confirm_timeout` is taken for `confirm_timeout_s`, as the flag has it."""
-    name = "confirm_timeout_s" if name == "confirm_timeout" else name
     if name in SETTINGS:
         return name
     from difflib import get_close_matches
@@ -136,20 +134,39 @@ def _known(name: str, shown: str, place: str, *, prefix: str = "") -> str:
 def _read_toml(path: str) -> dict[str, Any]:
     import tomllib
 
+    raw = _read_regular_file(path)
+    if len(raw) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
     try:
-        # Not blocking: the file may be a pipe that somebody put into the project.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ConfigError(f"{path} is not a regular file")
-            raw = file.read(MAX_FILE_BYTES + 1)
-        if len(raw) > MAX_FILE_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
         return tomllib.loads(raw.decode())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _read_regular_file(path: str) -> bytes:
+    try:
+        # Not blocking: it may be a pipe that somebody put into the project.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                with open(descriptor, "rb", closefd=False) as file:
+                    return file.read(MAX_FILE_BYTES + 1)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    raise ConfigError(f"{path} cannot be read: it is not a regular file")
+
+
+def _is_there(path: str) -> bool:
+    """Whether a file has this name. One that we may not look at counts: it may hold a denial."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 # --- What a project may say -------------------------------------------------------------------
@@ -158,7 +175,7 @@ def _read_toml(path: str) -> dict[str, Any]:
 def _narrow(values: dict[str, Any], cwd: str | None, owner_file: str | None) -> list[str]:
     """Apply the project's file to `values`; return what a person should know of it."""
     path = os.path.join(cwd, FILE_NAME) if cwd else ""
-    if not path or not os.path.lexists(path) or (owner_file and _same_file(path, owner_file)):
+    if not path or not _is_there(path) or (owner_file and _same_file(path, owner_file)):
         return []
     notices = []
     for name, given in _from_file(path).items():
