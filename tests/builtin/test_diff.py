@@ -55,8 +55,8 @@ def test_a_long_line_is_cut_aloud() -> None:
     assert "[… 99,501 more characters]" in unified("", "x" * 100_000, "x")
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from("ab\n"), max_size=30), st.lists(st.sampled_from("ab\n"), max_size=30))
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from("ab\n\n"), max_size=30), st.lists(st.sampled_from("ab\n\n"), max_size=30))
 def test_patch_can_apply_it(old: list[str], new: list[str]) -> None:
     """`patch` is the judge of whether the diff says what the change is."""
     import shutil

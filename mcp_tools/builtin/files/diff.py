@@ -76,8 +76,27 @@ def _hunks(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
 _Opcode = tuple[str, int, int, int, int]
 
 
-def _groups(old: Sequence[str], new: Sequence[str]) -> list[list[_Opcode]]:
-    """Group the changes with their context, as `difflib` does, after setting the equal ends aside."""
+def _groups(old: Sequence[str], new: Sequence[str]) -> Iterator[list[_Opcode]]:
+    """Yield the changes that lie close together, each group with its context before and after."""
+    group: list[_Opcode] = []
+    for tag, i, j, k, m in _opcodes(old, new):
+        if tag != "equal":
+            group.append((tag, i, j, k, m))
+            continue
+        is_last = (j, m) == (len(old), len(new))
+        if group and (j - i > 2 * CONTEXT_LINES or is_last):
+            end = min(j - i, CONTEXT_LINES)
+            yield [*group, ("equal", i, i + end, k, k + end)]
+            group = []
+        if not is_last:
+            # Between two changes of one group all equal lines are kept, before the first only some.
+            start = 0 if group else max(0, j - i - CONTEXT_LINES)
+            group.append(("equal", i + start, j, k + start, m))
+    if group:
+        yield group
+
+
+def _opcodes(old: Sequence[str], new: Sequence[str]) -> Iterator[_Opcode]:
     shortest = min(len(old), len(new))
     head = 0
     while head < shortest and old[head] == new[head]:
@@ -85,15 +104,17 @@ def _groups(old: Sequence[str], new: Sequence[str]) -> list[list[_Opcode]]:
     tail = 0
     while tail < shortest - head and old[-1 - tail] == new[-1 - tail]:
         tail += 1
-    head, tail = max(0, head - CONTEXT_LINES), max(0, tail - CONTEXT_LINES)
-    old_middle, new_middle = old[head : len(old) - tail], new[head : len(new) - tail]
-    if max(len(old_middle), len(new_middle)) > _MAX_MATCHED_LINES:
-        return [[("replace", head, len(old) - tail, head, len(new) - tail)]]
-    matcher = difflib.SequenceMatcher(None, old_middle, new_middle)
-    return [
-        [(tag, i + head, j + head, k + head, m + head) for tag, i, j, k, m in group]
-        for group in matcher.get_grouped_opcodes(CONTEXT_LINES)
-    ]
+    old_end, new_end = len(old) - tail, len(new) - tail
+    if head:
+        yield ("equal", 0, head, 0, head)
+    if max(old_end, new_end) - head > _MAX_MATCHED_LINES:
+        yield ("replace", head, old_end, head, new_end)
+    else:
+        matcher = difflib.SequenceMatcher(None, old[head:old_end], new[head:new_end])
+        for tag, i, j, k, m in matcher.get_opcodes():
+            yield (tag, i + head, j + head, k + head, m + head)
+    if tail:
+        yield ("equal", old_end, len(old), new_end, len(new))
 
 
 def _range(start: int, end: int) -> str:
