@@ -17,9 +17,9 @@ from mcp_tools.errors import ConfigError, RegistrationError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 ok, 1 the tool failed, 2 usage, 3 denied."""
-    _make_streams_usable()
+    closed = _make_streams_usable()
     parser = _parser()
-    arguments, unknown = parser.parse_known_args(argv)
+    arguments, unknown = parser.parse_known_args(argv, argparse.Namespace(closed_streams=closed))
     if unknown:
         _refuse_unknown(arguments.parser, unknown)
     if arguments.command is None:
@@ -65,14 +65,20 @@ def _refuse_unknown(parser: argparse.ArgumentParser, unknown: list[str]) -> NoRe
     parser.error(f"{' '.join(unknown)} is not known here{hint}")
 
 
-def _make_streams_usable() -> None:
-    """Survive being started without streams, and with an encoding that lacks most characters."""
-    for descriptor in (0, 1, 2):
+def _make_streams_usable() -> list[str]:
+    """Survive being started without streams, and with an encoding that lacks most characters.
+
+    Returns:
+        The names of those that were closed.
+    """
+    closed = []
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
             # Otherwise the next file we open becomes our stderr, and what we say goes into it.
             os.open(os.devnull, os.O_RDWR)
+            closed.append(name)
     if sys.stderr is None:
         # `print(file=None)` goes to stdout, which carries the protocol.
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
@@ -83,6 +89,7 @@ def _make_streams_usable() -> None:
         if reconfigure is not None:
             with contextlib.suppress(ValueError):
                 reconfigure(errors="backslashreplace")
+    return closed
 
 
 def _parser() -> argparse.ArgumentParser:

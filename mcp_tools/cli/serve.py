@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from mcp_tools.cli.prepare import prepared, read_settings
 from mcp_tools.config import Settings
+from mcp_tools.errors import ConfigError
 from mcp_tools.server.entry import load, run
 
 NO_ROOTS: Final = (
@@ -27,6 +28,9 @@ AT_A_TERMINAL: Final = (
 def serve(arguments: argparse.Namespace) -> int:
     """Serve until the end; return the exit code."""
     settings = read_settings(arguments)
+    for name in arguments.closed_streams:
+        if settings.transport == "stdio" and name != "stderr":
+            raise ConfigError(f"{name} is closed; MCP over stdio needs both stdin and stdout")
     # What is loaded from here on stays: collecting in between would take a twentieth of the start.
     gc.disable()
     with contextlib.ExitStack() as stack:

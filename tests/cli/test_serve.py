@@ -265,11 +265,11 @@ def test_a_relative_root_from_a_deleted_folder_says_why_not(run_apart: Run, tmp_
     assert "the current folder no longer exists" in done.err
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-"])
-def test_without_stdin_or_stdout_it_ends(closed: str, run_apart: Run) -> None:
+@pytest.mark.parametrize(("closed", "name"), [("<&-", "stdin"), (">&-", "stdout")])
+def test_without_stdin_or_stdout_it_says_why_it_cannot_serve(closed: str, name: str, run_apart: Run) -> None:
     done = run_apart("serve", through=f'exec "$@" {closed}')
-    assert done.out == ""
-    assert "Traceback" not in done.err
+    assert (done.code, done.out) == (2, "")
+    assert f"{name} is closed" in done.err
 
 
 def test_started_by_a_person_at_a_terminal_it_says_what_it_is(environ: dict[str, str]) -> None:
