@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from mcp_tools.calling import maybe_await
+from mcp_tools.calling import CancelWatch, maybe_await
 from mcp_tools.errors import DuplicateCallId
-from mcp_tools.executor import ToolExecutor
+from mcp_tools.executor import ToolExecutor, as_context
 from mcp_tools.types import (
     Approval,
     CallContext,
@@ -74,7 +74,7 @@ class AsyncToolExecutor:
         self, calls: Sequence[ToolCall], context: Context, watcher: _Watcher
     ) -> dict[str, ExecutionResult]:
         _refuse_duplicate_ids(calls)
-        shared = context if isinstance(context, CallContext) else CallContext(**(context or {}))
+        shared = as_context(context)
         contexts = {call.id: watcher.context_for(call, shared) for call in calls}
         finished: dict[str, ExecutionResult] = {}
         limiter = anyio.CapacityLimiter(self.max_concurrent)
@@ -84,33 +84,41 @@ class AsyncToolExecutor:
             finished[call.id] = await self._execute(call, contexts[call.id])
             await watcher.completed(call, finished[call.id])
 
-        async def run_queue(queue: Sequence[ToolCall]) -> None:
-            for call in queue:
-                await run_one(call)
+        decided = {call.id: anyio.Event() for call in calls}
+        asks: set[str] = set()
 
-        async def run_limited(call: ToolCall) -> None:
+        async def run_if_safe(call: ToolCall) -> None:
             async with limiter:
-                await run_one(call)
+                if await self.executor.needs_confirmation(call.name, call.arguments, contexts[call.id]):
+                    asks.add(call.id)
+                decided[call.id].set()
+                if call.id not in asks:
+                    await run_one(call)
 
-        queue: list[ToolCall] = []
+        async def run_queue() -> None:
+            # One at a time, so it needs no place under the limit, and holds none while a person thinks.
+            for call in calls:
+                await decided[call.id].wait()
+                if call.id in asks:
+                    await run_one(call)
+
         async with anyio.create_task_group() as tasks:
             for call in calls:
-                # Decided in the order of the calls, so that the queue keeps it.
-                if await self.executor.needs_confirmation(call.name, call.arguments, contexts[call.id]):
-                    queue.append(call)
-                else:
-                    tasks.start_soon(run_limited, call)
-            # One at a time, so it needs no place under the limit, and holds none while a person thinks.
-            tasks.start_soon(run_queue, queue)
+                tasks.start_soon(run_if_safe, call)
+            tasks.start_soon(run_queue)
         return {call.id: finished[call.id] for call in calls}
 
     async def _execute(self, call: ToolCall, context: CallContext) -> ExecutionResult:
         result = await self.executor.execute(call.name, call.arguments, context)
         if result.confirmation is None or self._confirm is None:
             return result
+        watch = CancelWatch()
+        answer: object
         try:
             answer = await maybe_await(self._confirm(result.confirmation))
-        except Exception:
+        except BaseException:
+            if watch.is_cancelled():
+                raise
             logger.exception("the confirm callback failed; call %s is refused", result.call_id)
             answer = False
         if answer is not True:
@@ -184,10 +192,16 @@ class StreamingToolExecutor:
             async with send:
                 await self._batch._run(calls, context, _Events(send))
 
+        failed: Exception | None = None
         async with receive, anyio.create_task_group() as tasks:
             tasks.start_soon(run)
-            yield receive
+            try:
+                yield receive
+            except Exception as error:
+                failed = error  # raised as it is, not in the group that a task group makes of it
             tasks.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
 
 
 class _Watcher:
@@ -217,9 +231,12 @@ class _Callbacks(_Watcher):
     async def _call(self, callback: Callable[..., Any] | None, *arguments: Any) -> None:
         if callback is None:
             return
+        watch = CancelWatch()
         try:
             await maybe_await(callback(*arguments))
-        except Exception:
+        except BaseException:
+            if watch.is_cancelled():
+                raise
             logger.exception("callback %r failed; the batch goes on", callback)
 
 

@@ -8,21 +8,30 @@ that really is ours goes through.
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import inspect
 import math
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
+from mcp_tools.errors import ToolError
 from mcp_tools.types import CallContext
 
 MAX_WORKER_THREADS: Final = 64
 """Worker threads for synchronous tools, apart from anyio's own 40, which file work needs."""
+
+MAX_ABANDONED_THREADS: Final = 32
+"""Of functions that run on after their deadline; then no synchronous tool is started any more."""
+
+_IMMUTABLE: Final = frozenset({str, int, float, bool, bytes})
 
 _threads: RunVar[anyio.CapacityLimiter] = RunVar("mcp_tools_worker_threads")
 
@@ -60,25 +69,65 @@ class Callee:
     async def call(self, arguments: Mapping[str, Any], context: CallContext) -> Returned | Raised:
         """Call the function and wait for it.
 
+        It gets its own copies of lists and dicts: what it does to them must not change the record.
         Cancelling abandons a function that runs in a thread: it cannot be interrupted, and
         `context.cancelled` tells it. An async one receives the cancellation.
         """
-        keywords = dict(arguments)
+        watch = CancelWatch()
+        keywords = {name: detached(value) for name, value in arguments.items()}
         if self.context_parameter is not None:
             keywords[self.context_parameter] = context
         if not self.is_async:
-            outcome = await anyio.to_thread.run_sync(
-                _call_in_thread, self.function, keywords, abandon_on_cancel=True, limiter=_thread_limiter()
-            )
+            outcome = await _run_in_thread(self.function, keywords)
             if isinstance(outcome, Returned) and inspect.isawaitable(outcome.value):
                 # A plain function may still hand back a coroutine (a lambda, a wrapper).
-                return await _await(outcome.value)
+                return await _await(outcome.value, watch)
             return outcome
         try:
             awaitable = self.function(**keywords)
         except BaseException as error:  # before its first await a function cannot be cancelled
             return Raised(error)
-        return await _await(awaitable)
+        return await _await(awaitable, watch)
+
+
+class CancelWatch:
+    """Tells whether somebody cancelled us since it was made.
+
+    A tool can raise the cancellation exception by itself, and can turn a real cancellation into
+    another exception; neither may be taken for the other.
+    """
+
+    __slots__ = ("_before", "_task")
+
+    def __init__(self) -> None:
+        try:
+            self._task = asyncio.current_task()
+        except RuntimeError:  # trio
+            self._task = None
+        self._before = self._task.cancelling() if self._task is not None else 0
+
+    def is_cancelled(self) -> bool:
+        """Whether a scope around us, or our task itself, was cancelled."""
+        if anyio.current_effective_deadline() == -math.inf:
+            return True
+        return self._task is not None and self._task.cancelling() > self._before
+
+    async def reraise(self) -> None:
+        """Let a cancellation that a tool swallowed or turned into something else go on."""
+        if self.is_cancelled():
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            if self._task is not None:
+                raise asyncio.CancelledError
+
+
+def detached(value: Any) -> Any:
+    """Return `value`, or a copy of it where it is or holds something that can be changed."""
+    if value is None or type(value) in _IMMUTABLE:
+        return value
+    try:
+        return copy.deepcopy(value)
+    except Exception:
+        return value  # a handle of some kind, which an embedding program passed in
 
 
 def is_async_callable(function: Callable[..., Any]) -> bool:
@@ -92,33 +141,72 @@ def is_async_callable(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(getattr(type(function), "__call__", None))  # noqa: B004
 
 
-async def _await(awaitable: Awaitable[Any]) -> Returned | Raised:
+async def _await(awaitable: Awaitable[Any], watch: CancelWatch) -> Returned | Raised:
     try:
         return Returned(await awaitable)
     except anyio.get_cancelled_exc_class() as error:
-        if is_cancelled_for_real():
+        if watch.is_cancelled():
             raise
         return Raised(error)
     except BaseException as error:
         return Raised(error)
 
 
-def is_cancelled_for_real() -> bool:
-    """Whether somebody cancelled us, rather than a tool raising the cancellation exception itself."""
-    if anyio.current_effective_deadline() == -math.inf:
-        return True
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        return True  # trio: its Cancelled cannot be made by hand
-    return task is not None and task.cancelling() > 0
+class TooManyAbandoned(ToolError):
+    """Functions that outlived their deadlines still hold worker threads. Nothing was started."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"nothing was started: {MAX_ABANDONED_THREADS} functions that were given up are still running, "
+            "and no more threads are spent on them. Retry later; the server's owner can restart it"
+        )
 
 
-def _call_in_thread(function: Callable[..., Any], keywords: dict[str, Any]) -> Returned | Raised:
+class _Abandoned:
+    """Counts the threads whose function goes on although nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.count = 0
+
+    def change(self, by: int) -> None:
+        with self._lock:
+            self.count += by
+
+
+_abandoned = _Abandoned()
+
+
+async def _run_in_thread(function: Callable[..., Any], keywords: dict[str, Any]) -> Returned | Raised:
+    # anyio gives the place under its limit back when a thread is abandoned, so we count those ourselves.
+    if _abandoned.count >= MAX_ABANDONED_THREADS:
+        return Raised(TooManyAbandoned())
+    lock, begun, ended, given_up = threading.Lock(), False, False, False
+
+    def run() -> Returned | Raised:
+        nonlocal begun, ended
+        with lock:
+            if given_up:
+                return Raised(TimeoutError("withdrawn before it began"))  # nobody waits for it
+            begun = True
+        try:
+            return Returned(function(**keywords))
+        except BaseException as error:
+            return Raised(error)
+        finally:
+            with lock:
+                ended = True
+                if given_up:
+                    _abandoned.change(-1)
+
     try:
-        return Returned(function(**keywords))
-    except BaseException as error:
-        return Raised(error)
+        return await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=_thread_limiter())
+    except BaseException:
+        with lock:
+            given_up = True
+            if begun and not ended:
+                _abandoned.change(1)
+        raise
 
 
 def _thread_limiter() -> anyio.CapacityLimiter:

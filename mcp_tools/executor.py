@@ -16,13 +16,13 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 import anyio
 from anyio.lowlevel import RunVar
 
-from mcp_tools.calling import Callee, Raised, Returned, is_cancelled_for_real, maybe_await
+from mcp_tools.calling import Callee, CancelWatch, Raised, Returned, detached, maybe_await
 from mcp_tools.confirmation.ledger import Binding, ConfirmationLedger, Verdict
 from mcp_tools.errors import InvalidArguments, ToolError
 from mcp_tools.output.masking import describe_exception
@@ -57,8 +57,9 @@ HOOK_TIMEOUT_S: Final = 5.0
 _slots: RunVar[weakref.WeakKeyDictionary[ToolExecutor, anyio.CapacityLimiter]] = RunVar(
     "mcp_tools_call_slots"
 )
-# A tool that calls another tool must not wait for a slot: its own could be the last one.
-_inside_call: ContextVar[bool] = ContextVar("mcp_tools_inside_call", default=False)
+# A tool that calls another tool must not wait for a slot: its own could be the last one. So what a tool
+# calls, from its own task or from others it starts, counts with the call that it belongs to.
+_outer_call: ContextVar[_Call | None] = ContextVar("mcp_tools_outer_call", default=None)
 
 
 class ToolExecutor:
@@ -120,17 +121,19 @@ class ToolExecutor:
             tool_name: As registered.
             parameters: The arguments as sent; None means none.
             context: Who calls. A mapping such as `{"confirmed": True}` is for embedding programs
-                that obtained a yes themselves; its keys are fields of `CallContext`.
+                that obtained a yes themselves; its keys are fields of `CallContext`, and others are
+                handed on as `context.extra`.
         Returns:
             What became of the call. A call that needs a person's yes has not run: its
             `confirmation` is the question, and the answer comes as `context.approval`.
-        Raises:
-            TypeError: `context` has an unknown key; nothing was run.
-        Cancelling it cancels the tool, records the call as cancelled, and then goes on.
+        Cancelling it cancels the tool, records the call as cancelled, and then goes on, also when the
+        tool turned the cancellation into an exception of its own.
         """
-        call = _Call(tool_name, {} if parameters is None else parameters, _as_context(context), self._clock())
+        call = self._call(tool_name, parameters, context)
         try:
             result = await self._pipeline(call)
+            if result.error_code in _TOOL_FAILED:
+                await call.watch.reraise()
         except anyio.get_cancelled_exc_class():
             call.context.cancelled.set()
             await self._tell(self._end(call, ErrorCode.CANCELLED, "the call was withdrawn"))
@@ -150,12 +153,17 @@ class ToolExecutor:
         parameters: Mapping[str, Any] | None = None,
         context: CallContext | Mapping[str, Any] | None = None,
     ) -> bool:
-        """Say whether this call would ask a person. It is not run and hooks are not told.
+        """Say whether this is a call that a person is asked about, whether or not they were already.
 
-        A call that would be refused anyway needs nobody.
+        It is not run and hooks are not told. A call that would be refused anyway needs nobody; neither
+        does one that breaks on our side, which `execute` will report.
         """
-        call = _Call(tool_name, {} if parameters is None else parameters, _as_context(context), self._clock())
-        return await self._prepare(call) is None and call.decided.decision is Decision.ASK
+        call = self._call(tool_name, parameters, context)
+        try:
+            return await self._prepare(call) is None and call.decided.decision is Decision.ASK
+        except Exception:
+            logger.debug("call of %s cannot be decided", call.tool_name, exc_info=True)
+            return False
 
     async def record_refusal(
         self, result: ExecutionResult, *, code: ErrorCode, message: str, channel: str | None
@@ -189,18 +197,21 @@ class ToolExecutor:
         refused = await self._prepare(call) or await self._confirm(call)
         if refused is not None:
             return refused
-        if _inside_call.get():
+        outer = _outer_call.get()
+        if outer is not None and outer.holds_slot_of is self:
             return await self._run(call)
         limiter = self._limiter()
         try:
             limiter.acquire_on_behalf_of_nowait(call)
         except anyio.WouldBlock:
             await limiter.acquire_on_behalf_of(call)
-        mark = _inside_call.set(True)
+        call.holds_slot_of = self
+        mark = _outer_call.set(call)
         try:
             return await self._run(call)
         finally:
-            _inside_call.reset(mark)
+            _outer_call.reset(mark)
+            call.holds_slot_of = None
             limiter.release_on_behalf_of(call)
 
     async def _prepare(self, call: _Call) -> ExecutionResult | None:
@@ -262,7 +273,8 @@ class ToolExecutor:
                 preview = Preview(text="this call says that it changes nothing")
         binding = Binding(
             tool_name=entry.tool.name,
-            arguments=call.valid,
+            registration=entry.id,
+            arguments=call.sent,
             principal=context.principal,
             session_id=context.session_id,
             state=preview.state,
@@ -282,20 +294,21 @@ class ToolExecutor:
 
     async def _run(self, call: _Call) -> ExecutionResult:
         entry = call.found
+        if self._policy is not None:
+            call.context = replace(call.context, screen=self._policy.screen(entry.tool))
         outcome = await self._within_deadline(call, entry, entry.run)
         if isinstance(outcome, ExecutionResult):
             return outcome
-        value = outcome.value
-        if entry.check_output is not None:
-            structured = value.structured if isinstance(value, ToolOutput) else value
-            problem = entry.check_output(structured) if structured is not None else None
+        value, structured = outcome.value, None
+        if entry.shape_output is not None:
+            promised = value.structured if isinstance(value, ToolOutput) else value
+            structured, problem = entry.shape_output(promised)
             if problem is not None:
-                logger.error(
-                    "call %s: result of %s does not fit: %s", call.context.call_id, entry.tool.name, problem
-                )
-                message = f"{entry.tool.name} ran, but its result does not fit its output schema: {problem}"
+                name, call_id = entry.tool.name, call.context.call_id
+                logger.error("call %s: result of %s does not fit: %s", call_id, name, problem)
+                message = f"{name} ran, but its result does not fit its output schema: {problem}"
                 return self._end(call, ErrorCode.TOOL_EXCEPTION, message)
-        return self._result(call, ExecutionStatus.SUCCESS, result=value)
+        return replace(self._result(call, ExecutionStatus.SUCCESS, result=value), structured=structured)
 
     # --- helpers ------------------------------------------------------------------------------
 
@@ -307,6 +320,8 @@ class ToolExecutor:
         outcome: Returned | Raised | None = None
         with anyio.move_on_after(None if limit_s == math.inf else limit_s) as scope:
             outcome = await function.call(call.valid, call.context)
+        if isinstance(outcome, Raised) and scope.cancel_called:
+            outcome = None  # what the tool made of our deadline
         match outcome:
             case Returned():
                 return outcome
@@ -314,7 +329,6 @@ class ToolExecutor:
                 return self._end(call, ErrorCode.TOOL_ERROR, safe_str(error))
             case Raised(error=error):
                 return self._end(call, ErrorCode.TOOL_EXCEPTION, self._describe(call, entry, error))
-        assert scope.cancelled_caught
         call.context.cancelled.set()
         message = f"{entry.tool.name} was stopped after {limit_s:g} s"
         if not function.is_async:
@@ -391,6 +405,7 @@ class ToolExecutor:
         )
 
     async def _tell(self, result: ExecutionResult) -> None:
+        watch = CancelWatch()
         for hook in tuple(self.execution_hooks):
             try:
                 told = hook(result)
@@ -401,9 +416,20 @@ class ToolExecutor:
                     if scope.cancelled_caught:
                         logger.error("hook %r took over %g s and was given up", hook, HOOK_TIMEOUT_S)
             except BaseException as error:
-                if isinstance(error, anyio.get_cancelled_exc_class()) and is_cancelled_for_real():
+                if isinstance(error, anyio.get_cancelled_exc_class()) and watch.is_cancelled():
                     raise
                 logger.exception("hook %r failed; call %s is unaffected", hook, result.call_id)
+
+    def _call(
+        self,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None,
+        context: CallContext | Mapping[str, Any] | None,
+    ) -> _Call:
+        # Our own copy: the caller may go on changing what it passed.
+        sent = {} if parameters is None else parameters
+        sent = {name: detached(value) for name, value in sent.items()} if isinstance(sent, Mapping) else sent
+        return _Call(tool_name, sent, as_context(context), self._clock())
 
     def _limiter(self) -> anyio.CapacityLimiter:
         # Per event loop: one executor may serve several `asyncio.run` in turn.
@@ -417,6 +443,8 @@ class ToolExecutor:
             limiter = limiters[self] = anyio.CapacityLimiter(self._max_concurrent_calls)
         return limiter
 
+
+_TOOL_FAILED: Final = (ErrorCode.TOOL_ERROR, ErrorCode.TOOL_EXCEPTION)
 
 _STATUS: Final = {
     ErrorCode.UNKNOWN_TOOL: ExecutionStatus.ERROR,
@@ -446,6 +474,8 @@ class _Call:
     arguments: dict[str, Any] | None = None  # once validated
     ruling: Ruling | None = None  # once decided
     channel: str | None = None
+    watch: CancelWatch = field(default_factory=CancelWatch)
+    holds_slot_of: ToolExecutor | None = None
 
     @property
     def found(self) -> RegisteredTool:
@@ -468,8 +498,21 @@ class _Call:
         return dict(self.sent) if isinstance(self.sent, Mapping) else {}
 
 
-def _as_context(context: CallContext | Mapping[str, Any] | None) -> CallContext:
+def as_context(context: CallContext | Mapping[str, Any] | None) -> CallContext:
+    """Make the context of one call, without what only the executor may set."""
     if isinstance(context, CallContext):
         # The event belongs to one call: a context shared by several must not spread a cancellation.
-        return replace(context, cancelled=threading.Event())
-    return CallContext(**(context or {}))
+        return replace(context, cancelled=threading.Event(), asked=False, approved_state=None, screen=None)
+    given = dict(context or {})
+    known = {name: given.pop(name) for name in _CONTEXT_FIELDS if name in given}
+    extra = {**known.pop("extra", {}), **given}
+    return CallContext(**known, extra=extra)
+
+
+# What an embedding program may set; the rest is the executor's.
+_CONTEXT_FIELDS: Final = frozenset(field.name for field in fields(CallContext)) - {
+    "asked",
+    "approved_state",
+    "screen",
+    "cancelled",
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import secrets
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from mcp_tools.calling import Callee
 from mcp_tools.errors import DuplicateTool, InvalidSchema, InvalidToolName, RegistrationError
 from mcp_tools.schema import (
-    OutputCheck,
+    OutputShape,
     Parameters,
     check_same_fields,
     output_from_annotation,
@@ -42,7 +43,7 @@ _ParameterSource = Mapping[str, Any] | type["BaseModel"] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredTool:
-    """A tool with everything the executor needs, prepared once."""
+    """A tool with everything the executor needs, prepared once. `id` differs for each registration."""
 
     tool: Tool
     validate: Validator
@@ -50,7 +51,8 @@ class RegisteredTool:
     preview: Callee | None
     must_ask: Callee | None
     subjects: Callee | None
-    check_output: OutputCheck | None
+    shape_output: OutputShape | None
+    id: str
 
 
 class ToolRegistry:
@@ -277,12 +279,13 @@ class ToolRegistry:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidToolName(name)
         self._refuse_duplicate(name)
+        _check_text(name, draft.title, draft.description, inspect.getdoc(function))
         _check_timeout(name, draft.timeout_seconds)
         signature = read_signature(name, function, local_names)
         docstring = inspect.getdoc(function) or ""
         parameters = _parameters(name, source, signature, docstring)
 
-        output: tuple[dict[str, Any], OutputCheck] | None
+        output: tuple[dict[str, Any], OutputShape] | None
         if declared_output is not None:
             output = output_from_declaration(name, declared_output)
         else:
@@ -311,7 +314,8 @@ class ToolRegistry:
             preview=helper("preview", draft.preview),
             must_ask=helper("must_ask", draft.must_ask),
             subjects=helper("subjects", draft.subjects),
-            check_output=output[1] if output else None,
+            shape_output=output[1] if output else None,
+            id=secrets.token_hex(8),
         )
         self._names_by_key[_key(name)] = name
         self._changed()
@@ -337,6 +341,14 @@ def _parameters(name: str, source: _ParameterSource, signature: Any, docstring: 
             )
         return parameters_from_model(name, source, signature)
     return parameters_from_json_schema(name, source, signature)
+
+
+def _check_text(name: str, *texts: str | None) -> None:
+    try:
+        "".join(text for text in texts if text).encode()
+    except UnicodeEncodeError:
+        problem = "its title or description holds a lone surrogate, which no client can be sent"
+        raise InvalidSchema(name, problem) from None
 
 
 def _check_timeout(name: str, timeout_seconds: object) -> None:

@@ -5,7 +5,6 @@ Three ways in (a dict, a model, a signature), one way out: `Parameters`, which t
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import json
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mcp_tools.errors import InvalidSchema, SignatureMismatch
+from mcp_tools.output.plain import to_plain
 from mcp_tools.types import CallContext, ToolOutput
 from mcp_tools.validation import (
     JsonSchemaArguments,
@@ -24,6 +24,7 @@ from mcp_tools.validation import (
     Validator,
     json_schema_errors,
     json_schema_validator,
+    pydantic_errors,
 )
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ class Parameters:
     validate: Validator
 
 
-OutputCheck = Callable[[Any], str | None]
-"""Returns what is wrong with a structured result, or None."""
+OutputShape = Callable[[Any], tuple[Any, str | None]]
+"""Returns a result as JSON data that fits the output schema, and what is wrong with it, or None."""
 
 
 def read_signature(
@@ -150,6 +151,8 @@ def parameters_from_signature(tool_name: str, signature: Signature, docstring: s
 
 def parameters_from_model(tool_name: str, model: type[BaseModel], signature: Signature) -> Parameters:
     """Build the input from a Pydantic model whose fields the function takes by name."""
+    if model.__pydantic_root_model__:
+        raise InvalidSchema(tool_name, f"{model.__name__} is a root model; arguments need named fields")
     names = list(model.model_fields)
     takes_extra = model.model_config.get("extra") == "allow"
     _check_takes(tool_name, signature, names, always_given=names, extra=takes_extra)
@@ -166,6 +169,16 @@ def parameters_from_json_schema(
     """Take a JSON Schema as it is, and check that it can be enforced and that the function fits it."""
     own = checked_object_schema(tool_name, schema)
     properties: dict[str, Any] = own.get("properties", {})
+    hidden = sorted(_names_declared_elsewhere(own) - set(properties))
+    if hidden:
+        names = ", ".join(map(repr, hidden))
+        raise InvalidSchema(tool_name, f'declare {names} under the top level\'s "properties" as well')
+    open_ended = bool(own.get("additionalProperties")) or "patternProperties" in own
+    if open_ended and not signature.takes_extra:
+        raise SignatureMismatch(
+            tool_name,
+            "the schema allows properties that it does not list, so the function must take **kwargs",
+        )
     given = [n for n, s in properties.items() if isinstance(s, dict) and "default" in s]
     given += own.get("required", [])
     _check_takes(tool_name, signature, [*properties, *own.get("required", [])], always_given=given)
@@ -186,6 +199,7 @@ def checked_object_schema(tool_name: str, schema: Mapping[str, Any]) -> dict[str
         raise InvalidSchema(tool_name, 'the schema\'s top level must say "type": "object"')
     try:
         own: dict[str, Any] = json.loads(json.dumps(schema, allow_nan=False))
+        json.dumps(own, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidSchema(tool_name, f"the schema is not JSON: {_first_line(error)}") from error
     for reference in _references(own):
@@ -204,7 +218,7 @@ def checked_object_schema(tool_name: str, schema: Mapping[str, Any]) -> dict[str
     return own
 
 
-def output_from_annotation(returns: Any) -> tuple[dict[str, Any], OutputCheck] | None:
+def output_from_annotation(returns: Any) -> tuple[dict[str, Any], OutputShape] | None:
     """Derive an output schema from a return annotation that names a model, dataclass or TypedDict."""
     marks = ("model_json_schema", "__dataclass_fields__", "__total__")  # model, dataclass, TypedDict
     if not isinstance(returns, type) or returns is ToolOutput or not any(hasattr(returns, m) for m in marks):
@@ -223,19 +237,21 @@ def output_from_annotation(returns: Any) -> tuple[dict[str, Any], OutputCheck] |
     if schema.get("type") != "object":
         return None
 
-    def check(value: Any) -> str | None:
+    def shape(value: Any) -> tuple[Any, str | None]:
         try:
-            adapter.validator.validate_python(value)
+            fitting = adapter.validator.validate_python(value)
+            return to_plain(adapter.dump_python(fitting, mode="json", by_alias=True)), None
         except ValidationError as error:
-            return _first_line(error)
-        return None
+            return None, "; ".join(f"{e.path or 'result'}: {e.problem}" for e in pydantic_errors(error))
+        except ValueError as error:  # such as bytes that are no text
+            return None, _first_line(error)
 
-    return schema, check
+    return schema, shape
 
 
 def output_from_declaration(
     tool_name: str, declared: Mapping[str, Any] | type[BaseModel]
-) -> tuple[dict[str, Any], OutputCheck]:
+) -> tuple[dict[str, Any], OutputShape]:
     """Take a declared output schema: a dict, or a Pydantic model class."""
     if isinstance(declared, type):
         derived = output_from_annotation(declared)
@@ -245,13 +261,12 @@ def output_from_declaration(
     schema = checked_object_schema(tool_name, declared)
     validator = json_schema_validator(schema)
 
-    def check(value: Any) -> str | None:
-        from mcp_tools.output.plain import to_plain
+    def shape(value: Any) -> tuple[Any, str | None]:
+        plain = to_plain(value)
+        errors = json_schema_errors(validator, plain)
+        return plain, "; ".join(f"{e.path or 'result'}: {e.problem}" for e in errors) or None
 
-        errors = json_schema_errors(validator, to_plain(value))
-        return "; ".join(f"{e.path or 'result'}: {e.problem}" for e in errors) or None
-
-    return schema, check
+    return schema, shape
 
 
 def check_same_fields(tool_name: str, role: str, helper: Signature, fields: Mapping[str, Any]) -> None:
@@ -325,7 +340,12 @@ def _model_schema(tool_name: str, model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema(by_alias=True, schema_generator=_plain_generator())
     if schema.get("type") != "object":
         raise InvalidSchema(tool_name, f"{model.__name__} does not describe an object")
-    return copy.deepcopy(schema)
+    try:
+        own: dict[str, Any] = json.loads(json.dumps(schema, allow_nan=False))
+        json.dumps(own, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:  # a default of NaN, a lone surrogate in a description
+        raise InvalidSchema(tool_name, f"the schema is not JSON: {_first_line(error)}") from error
+    return own
 
 
 @functools.cache
@@ -347,6 +367,17 @@ def _plain_generator() -> type[GenerateJsonSchema]:
 
 def _is_context(annotation: Any) -> bool:
     return annotation is CallContext or CallContext in typing.get_args(annotation)
+
+
+def _names_declared_elsewhere(schema: dict[str, Any]) -> set[str]:
+    """Return the properties that only an applicator such as `allOf` declares at the top level."""
+    names: set[str] = set()
+    parts = [part for key in ("allOf", "anyOf", "oneOf") for part in schema.get(key, ())]
+    parts += [schema[key] for key in ("if", "then", "else") if key in schema]
+    for part in parts:
+        if isinstance(part, dict):
+            names |= set(part.get("properties", ())) | _names_declared_elsewhere(part)
+    return names
 
 
 def _references(schema: Any) -> list[str]:

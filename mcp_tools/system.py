@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from mcp_tools.batch import MAX_CONCURRENT, AsyncToolExecutor, Confirm
 from mcp_tools.executor import ToolExecutor
@@ -40,6 +41,7 @@ class ToolSystem:
         self.async_executor = AsyncToolExecutor(self.executor, max_concurrent, confirm=confirm)
         # The registry's own method, not a wrapper: it reads the scope it is called from.
         self.register = self.registry.register
+        self._closer: weakref.finalize[..., ToolRegistry] | None = None
 
     @classmethod
     def with_builtins(
@@ -60,8 +62,21 @@ class ToolSystem:
         from mcp_tools.app import register_builtins
 
         system = cls(policy=policy, max_concurrent=max_concurrent, confirm=confirm)
-        register_builtins(system.registry, roots)
+        workspace = register_builtins(system.registry, roots)
+        # Roots are open folders: they are let go of with the tools, which may outlive this object.
+        system._closer = weakref.finalize(system.registry, workspace.close)
         return system
+
+    def close(self) -> None:
+        """Let go of the folders that file tools hold open; their later calls fail. Works once."""
+        if self._closer is not None:
+            self._closer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     async def execute(
         self,

@@ -5,6 +5,7 @@ Everything else in the package is written in these words, so this file is the on
 
 from __future__ import annotations
 
+import copy
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from typing import Any, Literal, Protocol
 
 DEFAULT_TIMEOUT_S = 30.0
 Provider = Literal["anthropic", "openai"]
+Subject = str | tuple[str, ...]
+"""One thing a call is about, as policy patterns see it; a tuple holds several spellings of one thing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +67,8 @@ class Tool:
             or None if this call changes nothing (a dry run): then only an owner's rule still asks.
         must_ask: Given the validated arguments, returns why a person must be asked even where a
             policy allows the call, or None. It can only raise the bar.
-        subjects: Given the validated arguments, the strings that policy patterns are matched against
-            (for file tools: real paths). None: every string among the arguments, however deep.
+        subjects: Given the validated arguments, what the call is about: policy patterns are matched
+            against it (for file tools: real paths). None: every string among the arguments, however deep.
         source: Where it was registered, for error messages.
     """
 
@@ -81,7 +84,7 @@ class Tool:
     annotations: ToolAnnotations = field(default_factory=ToolAnnotations)
     preview: Callable[..., Preview | Awaitable[Preview | None] | None] | None = None
     must_ask: Callable[..., str | Awaitable[str | None] | None] | None = None
-    subjects: Callable[..., Sequence[str] | Awaitable[Sequence[str]]] | None = None
+    subjects: Callable[..., Sequence[Subject] | Awaitable[Sequence[Subject]]] | None = None
     source: str = ""
 
     def to_api_format(self, provider: Provider | str = "anthropic") -> dict[str, Any]:
@@ -92,18 +95,12 @@ class Tool:
         Raises:
             ValueError: The provider is unknown.
         """
+        # A copy: what the caller does to it must not change what is published and enforced.
+        schema = copy.deepcopy(self.parameters)
         if provider == "anthropic":
-            return {
-                "name": self.name,
-                "description": self.description,
-                "input_schema": self.parameters,
-            }
+            return {"name": self.name, "description": self.description, "input_schema": schema}
         if provider == "openai":
-            function = {
-                "name": self.name,
-                "description": self.description,
-                "parameters": self.parameters,
-            }
+            function = {"name": self.name, "description": self.description, "parameters": schema}
             return {"type": "function", "function": function}
         raise ValueError(f"unknown provider {provider!r}; use 'anthropic' or 'openai'")
 
@@ -158,6 +155,8 @@ class CallContext:
         asked: Set by the executor: a person said yes to this very call.
         approved_state: Set by the executor: the `Preview.state` the yes was given for. A tool that
             changes something compares it once more at the last moment.
+        extra: Whatever else the embedding program passes along; we do not look at it.
+        screen: Set by the executor: what the rules say of a thing the call comes across; see `permits`.
         cancelled: Set when the call was withdrawn or its deadline passed. Functions that run in a
             thread cannot be interrupted and should look at it.
     """
@@ -172,7 +171,21 @@ class CallContext:
     on_progress: ProgressFunction | None = None
     asked: bool = False
     approved_state: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    screen: Callable[[Subject], Decision] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def permits(self, subject: Subject) -> bool:
+        """Say whether the rules let this call touch one more thing that it comes across.
+
+        For tools that go through many things of which only the start is an argument: a file below a
+        folder, a page behind a link. What a rule denies is not permitted, and what a rule asks about
+        only where a person was asked.
+        """
+        if self.screen is None:
+            return True
+        decision = self.screen(subject)
+        return decision is Decision.ALLOW or (decision is Decision.ASK and self.asked)
 
     async def report_progress(
         self, progress: float, total: float | None = None, message: str | None = None
@@ -221,7 +234,14 @@ def default_ruling(tool: Tool) -> Ruling:
 class Policy(Protocol):
     """Decides from data; does no I/O and never sees a call that failed validation."""
 
-    def decide(self, tool: Tool, subjects: Sequence[str], context: CallContext) -> Ruling: ...
+    def decide(self, tool: Tool, subjects: Sequence[Subject], context: CallContext) -> Ruling: ...
+
+    def screen(self, tool: Tool) -> Callable[[Subject], Decision] | None:
+        """Return what the rules say of one more thing that a call of this tool comes across.
+
+        None where no rule could forbid any. What no rule speaks of is allowed.
+        """
+        ...
 
     def hides(self, tool: Tool) -> bool:
         """Whether no call of this tool can ever run, so that it is not even listed."""
@@ -286,6 +306,7 @@ class ExecutionResult:
     Args:
         status: How it ended.
         result: What the tool returned; None unless `status` is success.
+        structured: The result as JSON data that fits the tool's output schema; None where it has none.
         error: For the model: what failed and what to do next; None on success.
         duration_ms: Milliseconds on a monotonic clock, from `execute` to its end.
         tool_name: As asked for, also when no such tool exists; at most 200 characters.
@@ -315,6 +336,7 @@ class ExecutionResult:
     client: str | None = None
     transport: str = "library"
     channel: str | None = None
+    structured: Any = None
 
     @property
     def is_success(self) -> bool:

@@ -8,6 +8,7 @@ from its JSON form.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +25,11 @@ Validator = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 MAX_ERRORS_SHOWN: Final = 10
 MAX_VALUE_CHARS: Final = 80
-MAX_DEPTH: Final = 100
+MAX_DEPTH: Final = 60
+"""Of nesting in arguments: less than `to_plain` shows, so that nobody approves what was not shown."""
+MAX_VALUES: Final = 50_000
+"""In one call's arguments, all levels together: finding what is wrong with a million takes minutes."""
+_TOO_MANY: Final = f"the arguments hold more than {MAX_VALUES:,} values; send less at a time"
 _LARGEST_EXACT_FLOAT: Final = 2**53
 _MAX_NAME_CHARS: Final = 100
 
@@ -71,7 +76,7 @@ class ModelValidator:
             # Then the JSON forms: a string for a date or an enum, a list for a set or a tuple.
             text = json.dumps(arguments)
         except (TypeError, ValueError):
-            raise InvalidArguments(self._tool_name, _sentences(python_error)) from None
+            raise InvalidArguments(self._tool_name, pydantic_errors(python_error)) from None
         try:
             return self._validator.validate_json(text, strict=self._strict)  # type: ignore[no-any-return]
         except ValidationError as error:
@@ -81,7 +86,7 @@ class ModelValidator:
             text = json.dumps(_integral_floats_as_ints(arguments))
             return self._validator.validate_json(text, strict=self._strict)  # type: ignore[no-any-return]
         except ValidationError:
-            raise InvalidArguments(self._tool_name, _sentences(json_error)) from None
+            raise InvalidArguments(self._tool_name, pydantic_errors(json_error)) from None
 
 
 class JsonSchemaArguments:
@@ -143,28 +148,35 @@ def json_schema_validator(schema: dict[str, Any]) -> JsonSchemaValidator:
 
 
 def json_schema_errors(validator: JsonSchemaValidator, value: Any) -> list[FieldError]:
-    """Return what is wrong with `value`, the outermost fields first; empty if it fits."""
+    """Return what is wrong with `value`, at most 10 things; empty if it fits."""
     try:
-        found = sorted(validator.iter_errors(value), key=lambda error: list(map(str, error.path)))
+        # Only as many as are shown: a long array can have an error in every item.
+        found = list(itertools.islice(validator.iter_errors(value), MAX_ERRORS_SHOWN))
     except RecursionError:
         return [FieldError("", f"nested more than {MAX_DEPTH} levels deep")]
+    found.sort(key=lambda error: list(map(str, error.absolute_path)))
     return [
-        FieldError(".".join(map(str, error.absolute_path)), _json_schema_sentence(error))
-        for error in found[:MAX_ERRORS_SHOWN]
+        FieldError(".".join(map(str, error.absolute_path)), _json_schema_sentence(error)) for error in found
     ]
 
 
 def check_plain_data(arguments: Mapping[str, Any]) -> list[FieldError]:
-    """Find what no schema rules out but nothing downstream can carry: NaN, lone surrogates, depth."""
+    """Find what no schema rules out but nothing downstream can carry.
+
+    NaN and infinities, lone surrogates, nesting over 60 levels, and more than 50,000 values.
+    """
     errors: list[FieldError] = []
+    values_left = MAX_VALUES
     for name, value in arguments.items():
         # The flat scalar is by far the most frequent argument: it costs no call.
         kind = type(value)
         if kind is int or kind is bool or value is None:
             continue
-        problem = _unusable(value, 1)
+        problem, values_left = _unusable(value, values_left)
         if problem is not None:
             errors.append(FieldError(_shown_name(name), problem))
+        if len(errors) == MAX_ERRORS_SHOWN or values_left <= 0:
+            break
     return errors
 
 
@@ -181,13 +193,13 @@ def unknown_names(arguments: Mapping[str, Any], known: Iterable[str]) -> list[Fi
     ]
 
 
-def closest_name(name: object, known: Iterable[str]) -> str | None:
+def closest_name(name: object, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
     """Return the known name that `name` is most likely a slip of, or None."""
     import difflib
 
     text = str(name)[:_MAX_NAME_CHARS]
     folded = {candidate.casefold(): candidate for candidate in known}
-    close = difflib.get_close_matches(text.casefold(), folded, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(text.casefold(), folded, n=1, cutoff=cutoff)
     return folded[close[0]] if close else None
 
 
@@ -204,24 +216,34 @@ def with_defaults(schema: Any, value: Any) -> Any:
     return filled
 
 
-def _unusable(value: Any, depth: int) -> str | None:
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            return f"has a lone surrogate at character {error.start}; send valid Unicode text"
-        return None
-    if isinstance(value, float):
-        return None if math.isfinite(value) else f"must be a finite number, not {value}"
-    if depth > MAX_DEPTH:
-        return f"nested more than {MAX_DEPTH} levels deep"
-    if isinstance(value, dict):
-        parts: Iterable[Any] = (part for item in value.items() for part in item)
-    elif isinstance(value, list | tuple):
-        parts = value
-    else:
-        return None
-    return next((problem for part in parts if (problem := _unusable(part, depth + 1))), None)
+def _unusable(value: Any, values_left: int) -> tuple[str | None, int]:
+    """Return what is wrong, or None, and how many more values the other arguments may hold."""
+    pending = [(value, 1)]
+    while pending:
+        item, depth = pending.pop()
+        values_left -= 1
+        if values_left <= 0:
+            return _TOO_MANY, 0
+        if isinstance(item, str):
+            try:
+                item.encode()
+            except UnicodeEncodeError as error:
+                problem = f"has a lone surrogate at character {error.start}; send valid Unicode text"
+                return problem, values_left
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                return f"must be a finite number, not {item}", values_left
+        elif isinstance(item, dict | list | tuple):
+            if depth > MAX_DEPTH:
+                return f"nested more than {MAX_DEPTH} levels deep", values_left
+            if len(item) >= values_left:
+                return _TOO_MANY, 0
+            if isinstance(item, dict):
+                pending += [(key, depth) for key in item]
+                pending += [(part, depth + 1) for part in item.values()]
+            else:
+                pending += [(part, depth + 1) for part in item]
+    return None, values_left
 
 
 def _integral_floats_as_ints(value: Any) -> Any:
@@ -258,19 +280,25 @@ def _shown(value: Any) -> str:
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}… ({len(text)} chars)"
 
 
-def _sentences(error: ValidationError) -> list[FieldError]:
+def pydantic_errors(error: ValidationError) -> list[FieldError]:
+    """Return what Pydantic found wrong, at most 10 things."""
+    details = error.errors(include_url=False, include_context=False)
+    missing = [item["loc"] for item in details if item["type"] == "missing"]
     return [
-        FieldError(".".join(map(str, item["loc"])), _pydantic_sentence(item))
-        for item in error.errors(include_url=False)[:MAX_ERRORS_SHOWN]
+        FieldError(".".join(map(str, item["loc"])), _pydantic_sentence(item, missing))
+        for item in details[:MAX_ERRORS_SHOWN]
     ]
 
 
-def _pydantic_sentence(item: Any) -> str:
+def _pydantic_sentence(item: Any, missing: list[tuple[int | str, ...]]) -> str:
     match item["type"]:
         case "missing":
             return "is required"
         case "extra_forbidden":
-            return "unknown argument"
+            # Beside it, a required field is missing: most likely under this name.
+            siblings = [str(loc[-1]) for loc in missing if loc[:-1] == item["loc"][:-1]]
+            close = closest_name(item["loc"][-1], siblings, cutoff=0.4)
+            return "unknown argument" + (f"; did you mean {close!r}?" if close is not None else "")
     text = str(item["msg"]).replace("Input should be", "must be")
     return f"{text}, got {_shown(item['input'])}"
 

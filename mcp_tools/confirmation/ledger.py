@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import secrets
 import threading
 import time
@@ -24,20 +25,52 @@ MAX_OPEN: Final = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Everything a yes is tied to. `state` is the state of the world that the preview showed."""
+    """Everything a yes is tied to.
+
+    Args:
+        tool_name: The tool.
+        registration: Which registration of it: a tool that was exchanged needs a new yes.
+        arguments: As they were sent, so that nothing is lost in a conversion.
+        principal, session_id: Who called.
+        state: The state of the world that the preview showed.
+    """
 
     tool_name: str
+    registration: str
     arguments: Mapping[str, Any]
     principal: str
     session_id: str | None
     state: str | None
 
     def digest(self) -> bytes:
-        """Return 32 bytes that differ if anything here differs."""
-        from mcp_tools.output.plain import to_plain
+        """Return 32 bytes that differ if anything here differs.
 
-        parts = [self.tool_name, to_plain(self.arguments), self.principal, self.session_id, self.state]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).digest()
+        Arguments that are neither JSON nor can be pickled never give the same bytes twice, so that
+        a yes to them does not hold: what cannot be compared cannot be confirmed.
+        """
+        parts = [self.tool_name, self.registration, self.principal, self.session_id, self.state]
+        head = json.dumps(parts, separators=(",", ":")).encode()
+        return hashlib.sha256(head + b"\n" + _exact_bytes(self.arguments)).digest()
+
+
+def _exact_bytes(arguments: Mapping[str, Any]) -> bytes:
+    try:
+        # `True` and `1` differ here, and so do `1` and `1.0`. Keys that JSON would turn into strings do
+        # not occur: arguments have names, and nested ones come from JSON or are pickled below.
+        if _has_string_keys(arguments):
+            return b"json" + json.dumps(arguments, sort_keys=True, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError):
+        pass
+    try:
+        return b"pickle" + pickle.dumps(dict(arguments))
+    except Exception:
+        return b"random" + secrets.token_bytes(32)
+
+
+def _has_string_keys(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _has_string_keys(item) for key, item in value.items())
+    return not isinstance(value, list | tuple) or all(_has_string_keys(item) for item in value)
 
 
 class Verdict(Enum):
@@ -46,7 +79,9 @@ class Verdict(Enum):
     ACCEPTED = "accepted"
     UNKNOWN = "unknown, already used, or asked by another server process"
     EXPIRED = "expired"
-    ALTERED = "given for something else: the arguments, the caller or the state of the target changed"
+    ALTERED = (
+        "given for something else: the arguments, the caller, the tool or the state of its target changed"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import base64
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import date, datetime, time, timedelta
 from enum import Enum
 from typing import Any
@@ -117,7 +117,7 @@ def _plain_container(value: Any, depth: int, parents: set[int]) -> Any:
         return {f.name: _plain(getattr(value, f.name), depth + 1, parents) for f in dataclasses.fields(value)}
     dump = getattr(value, "model_dump", None)  # Pydantic, without importing it
     if callable(dump) and not isinstance(value, type):
-        return _plain(dump(by_alias=True), depth + 1, parents)
+        return _plain(_dumped(dump), depth + 1, parents)
     if isinstance(value, Sequence | Set):
         return [_plain(item, depth + 1, parents) for item in value]
     if isinstance(value, BaseException):
@@ -125,6 +125,13 @@ def _plain_container(value: Any, depth: int, parents: set[int]) -> Any:
     if hasattr(value, "__fspath__") or type(value).__module__ in _PRINTED_MODULES:
         return safe_str(value)
     return _bounded_repr(value)
+
+
+def _dumped(dump: Callable[..., Any]) -> Any:
+    try:
+        return dump(mode="json", by_alias=True)  # as its own JSON Schema describes it
+    except ValueError:  # bytes that are no text, among others
+        return dump(by_alias=True)
 
 
 def _bounded_repr(value: object) -> str:

@@ -12,7 +12,8 @@ class Glob:
     """A pattern that must fit a whole text.
 
     `*` is any run of characters but `/`, `?` one of them, `**` any run at all, and `**/` also
-    nothing: `a/**/b` fits `a/b`. Everything else stands for itself. Time: linear in the text.
+    nothing: `a/**/b` fits `a/b`. A backslash makes the next character stand for itself, as everything
+    else does. Time: linear in the text.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class Glob:
                 self._wild |= 1 << state
                 state, i = state + 1, i + 1
             else:
+                i += source[i] == "\\" and i + 1 < len(source)
                 self._literals[source[i]] = self._literals.get(source[i], 0) | 1 << state
                 state, i = state + 1, i + 1
         self._accept = 1 << state

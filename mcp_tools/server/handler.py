@@ -27,7 +27,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry import trace
 
-from mcp_tools.calling import is_cancelled_for_real
+from mcp_tools.calling import CancelWatch
 from mcp_tools.confirmation.channels import Answer, Reply
 from mcp_tools.confirmation.question import visible
 from mcp_tools.executor import ToolExecutor
@@ -199,6 +199,7 @@ class _Calls:
     async def __call__(
         self, ctx: _Context, params: types.CallToolRequestParams
     ) -> types.CallToolResult | types.InputRequiredResult:
+        watch = CancelWatch()
         progress = Progress(ctx)
         context = _call_context(ctx, progress)
         call = _Call(self._executor, ctx, params, context, progress, self._confirm_timeout_s)
@@ -207,7 +208,7 @@ class _Calls:
         except MCPError:
             raise
         except BaseException as error:
-            if isinstance(error, anyio.get_cancelled_exc_class()) and is_cancelled_for_real():
+            if isinstance(error, anyio.get_cancelled_exc_class()) and watch.is_cancelled():
                 raise
             # Here and not in the SDK, which would send the text of the exception to the client.
             logger.error(  # noqa: TRY400 - a traceback costs more than the call, and shows arguments

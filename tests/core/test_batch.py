@@ -22,6 +22,7 @@ from mcp_tools import (
     ToolRegistry,
 )
 from mcp_tools.errors import DuplicateCallId
+from mcp_tools.policy import RulePolicy
 
 
 class Bench:
@@ -195,7 +196,7 @@ async def test_a_raising_callback_breaks_nothing(caplog: pytest.LogCaptureFixtur
     bench = Bench()
 
     def broken(*_: Any) -> None:
-        raise ValueError("callback")
+        raise SystemExit("callback")
 
     results = await StreamingToolExecutor(bench.executor).execute_with_streaming([call("a")], broken, broken)
     assert results["a"].is_success
@@ -219,6 +220,43 @@ async def test_events_come_as_they_happen_with_progress() -> None:
     assert (events[1].progress, events[1].total, events[1].message) == (1, 3, "one")
     assert events[2].result is not None
     assert events[2].result.result == "counted"
+
+
+async def test_safe_calls_start_together_however_long_deciding_takes() -> None:
+    registry = ToolRegistry()
+    deciding, everybody = 0, anyio.Event()
+
+    async def must_ask() -> None:
+        nonlocal deciding
+        deciding += 1
+        if deciding == 4:
+            everybody.set()
+        await everybody.wait()  # returns only if all four are decided at the same time
+
+    registry.register("slow", must_ask=must_ask)(lambda: "ran")
+    calls = [ToolCall(str(i), "slow", {}) for i in range(4)]
+    with anyio.fail_after(5):
+        results = await AsyncToolExecutor(ToolExecutor(registry)).execute_calls(calls)
+    assert all(result.is_success for result in results.values())
+
+
+async def test_a_broken_policy_breaks_the_calls_and_not_the_batch() -> None:
+    class Broken(RulePolicy):
+        def decide(self, *_: Any) -> Any:
+            raise ZeroDivisionError
+
+    registry = ToolRegistry()
+    registry.register("tool")(lambda: None)
+    executor = ToolExecutor(registry, policy=Broken())
+    results = await AsyncToolExecutor(executor).execute_calls([ToolCall("a", "tool", {})])
+    assert results["a"].error_code is ErrorCode.INTERNAL_ERROR
+
+
+async def test_what_the_body_of_a_stream_raises_comes_out_as_it_is() -> None:
+    bench = Bench()
+    with pytest.raises(ValueError, match="mine"):
+        async with StreamingToolExecutor(bench.executor).stream([call("a")]):
+            raise ValueError("mine")
 
 
 async def test_leaving_the_stream_early_cancels_the_rest() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field, SecretStr
 
 from mcp_tools import (
     Approval,
@@ -122,6 +123,87 @@ async def test_a_yes_is_bound_to_arguments_principal_and_session(
     assert world.effects == []
 
 
+def nested(leaf: str, depth: int) -> Any:
+    value: Any = leaf
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+class Hidden(BaseModel):
+    shown: int = 1
+    hidden: str = Field(default="", exclude=True)
+
+
+@pytest.mark.parametrize(
+    ("shown", "run"),
+    [
+        (nested("safe", 55), nested("evil", 55)),
+        ("a" * 5_000 + "safe", "a" * 5_000 + "evil"),
+        ({"password": "aaaa"}, {"password": "bbbb"}),
+        ({"hidden": {"hidden": "safe"}}, {"hidden": {"hidden": "evil"}}),
+        (Hidden(hidden="safe"), Hidden(hidden="evil")),
+        ([1], [True]),
+        ({"a": 1, "b": 2}, {"a": 1}),
+    ],
+    ids=["deep", "long", "secret", "excluded", "instance", "bool", "less"],
+)
+async def test_a_yes_is_bound_to_what_a_preview_abbreviates(shown: Any, run: Any) -> None:
+    class Arguments(BaseModel):
+        x: Any = None
+        password: SecretStr | None = None
+        hidden: Hidden | None = None
+
+    registry = ToolRegistry()
+    executor = ToolExecutor(registry)
+    ran: list[Any] = []
+
+    @registry.register(parameters=Arguments, requires_confirmation=True)
+    def tool(x: Any, password: Any, hidden: Any) -> None:
+        ran.append((x, password, hidden))
+
+    def arguments(value: Any) -> dict[str, Any]:
+        by_name = isinstance(value, dict) and set(value) <= set(Arguments.model_fields)
+        return value if by_name else {"x": value}
+
+    question = (await executor.execute("tool", arguments(shown))).confirmation
+    assert question is not None
+    context = CallContext(approval=Approval(confirmation_id=question.id))
+    result = await executor.execute("tool", arguments(run), context)
+    assert (result.error_code, ran) == (ErrorCode.CONFIRMATION_INVALID, [])
+    question = (await executor.execute("tool", arguments(run))).confirmation
+    assert question is not None
+    context = CallContext(approval=Approval(confirmation_id=question.id))
+    assert (await executor.execute("tool", arguments(run), context)).is_success
+
+
+async def test_what_is_too_deep_to_be_shown_cannot_be_asked_about(world: World) -> None:
+    world.registry.register("any", requires_confirmation=True)(lambda x: x)
+    result = await world.executor.execute("any", {"x": nested("evil", 61)})
+    assert result.error_code is ErrorCode.INVALID_ARGUMENTS
+
+
+async def test_a_yes_dies_with_the_registration_it_was_given_for(world: World) -> None:
+    question = await world.ask()
+    world.registry.remove("change")
+    ran: list[str] = []
+    world.registry.register("change", requires_confirmation=True)(lambda text: ran.append(text))
+    result = await world.answer(question)
+    assert (result.error_code, ran) == (ErrorCode.CONFIRMATION_INVALID, [])
+
+
+async def test_a_context_cannot_claim_that_somebody_was_asked(world: World) -> None:
+    seen: list[CallContext] = []
+
+    @world.registry.register
+    def look(context: CallContext) -> None:
+        seen.append(context)
+
+    await world.executor.execute("look", {}, CallContext(asked=True, approved_state="v1"))
+    await world.executor.execute("look", {}, {"asked": True, "approved_state": "v1"})
+    assert [(context.asked, context.approved_state) for context in seen] == [(False, None)] * 2
+
+
 async def test_a_yes_is_bound_to_the_tool(world: World) -> None:
     ran: list[str] = []
     world.registry.register("other", requires_confirmation=True)(lambda text: ran.append(text))
@@ -217,6 +299,22 @@ async def test_a_bare_deny_hides_the_tool() -> None:
     assert (await world.executor.execute("change", {"text": "x"})).error_code is ErrorCode.UNKNOWN_TOOL
 
 
+async def test_a_tool_can_ask_what_the_rules_say_of_what_it_comes_across() -> None:
+    policy = RulePolicy.parse(deny=["walk(secret/**)"], ask=["walk(*.env)"], allow=["walk"])
+    registry = ToolRegistry()
+    executor = ToolExecutor(registry, policy=policy)
+
+    @registry.register(subjects=lambda: ["."])
+    def walk(context: CallContext) -> list[str]:
+        found = ["a", "secret", "secret/b", ("SECRET/c", "/root/x"), "d.env"]
+        return [str(name) for name in found if context.permits(name)]
+
+    assert (await executor.execute("walk")).result == ["a"]
+    assert (await executor.execute("walk", {}, {"confirmed": True})).result == ["a"]
+    free = ToolExecutor(registry)
+    assert len((await free.execute("walk")).result) == 5
+
+
 async def test_must_ask_raises_the_bar_above_an_allow_rule() -> None:
     registry = ToolRegistry()
     executor = ToolExecutor(registry, policy=RulePolicy.parse(allow=["write"]))
@@ -260,6 +358,7 @@ async def test_needs_confirmation_records_and_runs_nothing(world: World) -> None
 def binding(**changes: Any) -> Binding:
     base: dict[str, Any] = {
         "tool_name": "t",
+        "registration": "r",
         "arguments": {"a": 1},
         "principal": "p",
         "session_id": None,
@@ -272,6 +371,11 @@ def test_digests_differ_wherever_anything_differs() -> None:
     variants = [
         binding(),
         binding(tool_name="t2"),
+        binding(registration="r2"),
+        binding(arguments={"a": True}),
+        binding(arguments={"a": 1.0}),
+        binding(arguments={"a": {1: "x"}}),
+        binding(arguments={"a": {"1": "x"}}),
         binding(arguments={"a": "1"}),
         binding(arguments={"a": 1, "b": None}),
         binding(principal="q"),

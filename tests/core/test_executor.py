@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import datetime
 import functools
 import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import jsonschema
 import pytest
 from pydantic import BaseModel
 
@@ -20,9 +23,11 @@ from mcp_tools import (
     ErrorCode,
     ExecutionResult,
     ExecutionStatus,
+    TextContent,
     Tool,
     ToolError,
     ToolExecutor,
+    ToolOutput,
     ToolRegistry,
 )
 from mcp_tools.policy import RulePolicy
@@ -423,8 +428,126 @@ async def test_durations_come_from_the_given_clock() -> None:
     assert (await executor.execute("none")).duration_ms == 250
 
 
-async def test_a_mapping_is_a_context_and_unknown_keys_are_an_error(setup: Setup) -> None:
-    setup.registry.register("tool", requires_confirmation=True)(lambda: "did")
-    assert (await setup.run("tool", {}, {"confirmed": True})).result == "did"
-    with pytest.raises(TypeError, match="confirmd"):
-        await setup.executor.execute("tool", {}, {"confirmd": True})
+async def test_a_mapping_is_a_context_and_what_is_not_ours_is_handed_on(setup: Setup) -> None:
+    @setup.registry.register(requires_confirmation=True)
+    def tool(context: CallContext) -> Any:
+        return [context.principal, dict(context.extra)]
+
+    context = {"confirmed": True, "principal": "ann", "tenant": 7}
+    assert (await setup.run("tool", {}, context)).result == ["ann", {"tenant": 7}]
+    misspelt = await setup.run("tool", {}, {"confirmd": True})
+    assert misspelt.error_code is ErrorCode.CONFIRMATION_REQUIRED
+
+
+async def test_a_cancellation_that_a_tool_converts_goes_on(setup: Setup) -> None:
+    started = anyio.Event()
+
+    @setup.registry.register
+    async def tool() -> None:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            raise RuntimeError("aborted") from None
+
+    task = asyncio.create_task(setup.executor.execute("tool"))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [record.status for record in setup.records] == [ExecutionStatus.CANCELLED]
+
+
+async def test_a_deadline_that_a_tool_converts_is_still_a_timeout(setup: Setup) -> None:
+    @setup.registry.register(timeout=0.05)
+    async def tool() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails_when_cancelled())
+
+    async def fails_when_cancelled() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise RuntimeError("aborted")
+
+    assert (await setup.run()).status is ExecutionStatus.TIMEOUT
+
+
+async def test_an_earlier_cancellation_of_the_task_is_not_taken_for_one_of_the_call(setup: Setup) -> None:
+    setup.registry.register("tool")(lambda: 1 / 0)
+
+    async def cleans_up_after_its_cancellation() -> ExecutionResult:
+        try:
+            await anyio.sleep_forever()
+        except asyncio.CancelledError:
+            return await setup.executor.execute("tool")
+
+    task = asyncio.create_task(cleans_up_after_its_cancellation())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert (await task).error_code is ErrorCode.TOOL_EXCEPTION
+
+
+async def test_a_tool_cannot_rewrite_the_record_or_the_callers_arguments(setup: Setup) -> None:
+    schema = {"type": "object", "properties": {"items": {"type": "array"}}}
+
+    def forge(items: list[Any]) -> None:
+        items.clear()
+
+    setup.registry.register("typed")(forge)
+    setup.registry.add(Tool("by_schema", "", {**schema, "required": ["items"]}, forge))
+    for name in ("typed", "by_schema"):
+        sent = {"items": ["real", {"n": 1}]}
+        result = await setup.run(name, sent)
+        assert result.parameters == {"items": ["real", {"n": 1}]}
+        assert sent == {"items": ["real", {"n": 1}]}
+
+
+async def test_functions_that_outlive_their_deadline_are_bounded(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_tools.calling.MAX_ABANDONED_THREADS", 3)
+    release = threading.Event()
+    begun: list[int] = []
+
+    @setup.registry.register(timeout=0.05)
+    def tool() -> None:
+        begun.append(1)
+        release.wait(20)
+
+    try:
+        codes = [(await setup.run()).error_code for _ in range(5)]
+    finally:
+        release.set()
+    assert codes == [ErrorCode.TIMED_OUT] * 3 + [ErrorCode.TOOL_ERROR] * 2
+    assert len(begun) == 3
+    deadline = time.monotonic() + 10
+    while (await setup.run()).error_code is not None:  # until the threads have noticed
+        assert time.monotonic() < deadline
+
+
+class Count(BaseModel):
+    n: int
+    took: datetime.timedelta = datetime.timedelta(seconds=3)
+
+
+async def test_structured_results_fit_the_schema_that_is_published(setup: Setup) -> None:
+    @setup.registry.register
+    def coerced() -> Count:
+        return {"n": "5"}  # type: ignore[return-value]
+
+    @setup.registry.register
+    def nothing() -> Count:
+        return None  # type: ignore[return-value]
+
+    @setup.registry.register
+    def pieces() -> Count:
+        return ToolOutput(content=[TextContent(text="x")])  # type: ignore[return-value]
+
+    result = await setup.run("coerced")
+    assert result.structured == {"n": 5, "took": "PT3S"}
+    tool = setup.registry.get("coerced")
+    assert tool is not None
+    jsonschema.validate(result.structured, tool.output_schema)
+    for name in ("nothing", "pieces"):
+        assert (await setup.run(name)).error_code is ErrorCode.TOOL_EXCEPTION

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,25 @@ async def test_the_builtins_read_and_write_after_a_yes(tmp_path: Path) -> None:
     done = await system.execute("write_file", {"path": "b.txt", "content": "x"}, {"confirmed": True})
     assert done.is_success
     assert (tmp_path / "b.txt").read_text() == "x"
+
+
+async def test_roots_are_let_go_of_with_the_tools(tmp_path: Path) -> None:
+    def open_folders() -> int:
+        links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        return sum(os.path.exists(link) and os.readlink(link) == str(tmp_path) for link in links)
+
+    (tmp_path / "a").write_text("x")
+    executor = ToolSystem.with_builtins(roots=[tmp_path]).executor
+    gc.collect()
+    assert (await executor.execute("read_file", {"path": "a"})).result == "x"
+    assert open_folders() == 1
+    del executor
+    gc.collect()
+    assert open_folders() == 0
+    with ToolSystem.with_builtins(roots=[tmp_path]) as system:
+        assert open_folders() == 1
+    assert open_folders() == 0
+    assert "closed" in ((await system.execute("read_file", {"path": "a"})).error or "")
 
 
 def test_every_public_name_exists() -> None:

@@ -49,6 +49,31 @@ def test_allowing_needs_every_subject_denying_any() -> None:
     assert Rule.parse("t(ok/**)", Decision.DENY).matches("t", subjects)
 
 
+@pytest.mark.parametrize("text", ["t(private/**)", "t(private/)", "t(./private/**)", "t(/root/private/**)"])
+@pytest.mark.parametrize(
+    "subject",
+    [("private", "/root/private"), ("private/k", "/root/private/k"), ("Private/x/y", "/root/Private/x/y")],
+)
+def test_denying_a_folder_covers_it_and_all_below_in_any_spelling(
+    text: str, subject: tuple[str, str]
+) -> None:
+    assert Rule.parse(text, Decision.DENY).matches("t", [subject])
+    assert not Rule.parse(text, Decision.DENY).matches("t", [("privateer/k", "/root/privateer/k")])
+
+
+def test_allowing_does_not_cover_the_folder_itself() -> None:
+    assert not Rule.parse("t(notes/**)", Decision.ALLOW).matches("t", ["notes"])
+    assert Rule.parse("t(/root/notes/**)", Decision.ALLOW).matches("t", [("notes/a", "/root/notes/a")])
+
+
+@pytest.mark.parametrize("text", ["t(*.{txt,md})", "t([k].txt)"])
+def test_patterns_of_other_dialects_are_refused_unless_meant_literally(text: str) -> None:
+    with pytest.raises(ConfigError, match="no special meaning"):
+        Rule.parse(text, Decision.DENY)
+    literal = text.translate({ord(c): f"\\{c}" for c in "[]{}"})
+    assert Rule.parse(literal, Decision.DENY).matches("t", [text[2:-1]])
+
+
 def test_denying_ignores_case_allowing_does_not() -> None:
     """ACCEPTANCE A-13."""
     assert Rule.parse("t(.ENV)", Decision.DENY).matches("t", [".env"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 from typing_extensions import TypedDict
 
 from mcp_tools import CallContext, RegistrationError, Tool, ToolRegistry
@@ -151,6 +151,47 @@ def test_unusable_schemas_are_refused(schema: dict[str, Any]) -> None:
     assert len(registry) == 0
 
 
+class Numbers(RootModel[dict[str, int]]):
+    pass
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [Numbers, {"type": "object", "allOf": [{"properties": {"a": {}}}]}],
+    ids=["root-model", "all-of"],
+)
+def test_schemas_without_named_fields_of_their_own_are_refused(parameters: Any) -> None:
+    with pytest.raises(InvalidSchema):
+        ToolRegistry().register("t", parameters=parameters)(lambda **_: None)
+
+
+def test_what_no_client_can_be_sent_is_refused() -> None:
+    """ACCEPTANCE B-29: one such tool would make every client's list of tools fail."""
+
+    def not_a_number(x: float = math.nan) -> None: ...
+
+    def surrogate(x: Annotated[int, Field(description="\ud800")]) -> None: ...
+
+    for register in (
+        lambda registry: registry.register("t", description="\ud800")(takes_nothing),
+        lambda registry: registry.register("t", title="\ud800")(takes_nothing),
+        lambda registry: registry.register(not_a_number),
+        lambda registry: registry.register(surrogate),
+        lambda registry: registry.register("t", "d", {**OBJECT_A, "title": "\ud800"})(lambda a=1: None),
+    ):
+        registry = ToolRegistry()
+        with pytest.raises(InvalidSchema):
+            register(registry)
+        assert len(registry) == 0
+
+
+def test_what_is_handed_out_is_a_copy() -> None:
+    registry = ToolRegistry()
+    registry.register("t", "d", OBJECT_AB)(takes_a_and_b)
+    registry.to_api_format()[0]["input_schema"]["properties"].clear()
+    assert registry.to_api_format("openai")[0]["function"]["parameters"] == OBJECT_AB
+
+
 def test_a_class_that_is_no_model_is_refused() -> None:
     with pytest.raises(InvalidSchema, match="no Pydantic model"):
         ToolRegistry().register("t", parameters=int)(lambda: None)  # type: ignore[arg-type]
@@ -194,6 +235,11 @@ async def yields() -> AsyncIterator[int]:
     yield 1
 
 
+OBJECT_AB = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+    "required": ["a", "b"],
+}
 OBJECT_A = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
 
@@ -204,6 +250,8 @@ OBJECT_A = {"type": "object", "properties": {"a": {"type": "integer"}}}
         (takes_a_and_b, OBJECT_A),
         (takes_a_and_b, {**OBJECT_A, "required": ["a"]}),
         (takes_nothing, Address),
+        (takes_a_and_b, {**OBJECT_AB, "additionalProperties": True}),
+        (takes_a_and_b, {**OBJECT_AB, "patternProperties": {"^x": {}}}),
         (takes_positional, None),
         (takes_many, None),
         (yields, None),
@@ -214,6 +262,8 @@ OBJECT_A = {"type": "object", "properties": {"a": {"type": "integer"}}}
         "needs-more",
         "needs-b",
         "model",
+        "extra",
+        "pattern",
         "positional",
         "variadic",
         "generator",

@@ -221,3 +221,35 @@ def test_additional_properties_of_a_dict_schema_are_kept() -> None:
     assert validated(registry, "t", {"n": 1}) == {"n": 1}
     with pytest.raises(InvalidArguments, match="n: must be of type integer"):
         validated(registry, "t", {"n": "1"})
+
+
+class Edit(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    oldText: str  # noqa: N815
+
+
+def test_a_misspelt_field_of_a_nested_object_gets_a_suggestion() -> None:
+    registry = ToolRegistry()
+
+    @registry.register
+    def edit(edits: list[Edit]) -> None: ...
+
+    with pytest.raises(
+        InvalidArguments, match=r"edits\.0\.old_string: unknown argument; did you mean 'oldText'\?"
+    ):
+        validated(registry, "edit", {"edits": [{"old_string": "x"}]})
+
+
+@pytest.mark.parametrize("count", [40_000, 1_000_000])
+def test_a_flood_of_mistakes_is_refused_without_collecting_them(count: int) -> None:
+    registry = ToolRegistry()
+    schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "string"}}}}
+
+    @registry.register
+    def typed(a: list[Edit]) -> None: ...
+
+    registry.register("by_schema", parameters=schema)(lambda a=(): None)
+    for tool, item in (("typed", {}), ("by_schema", 1)):
+        with pytest.raises(InvalidArguments) as caught:
+            validated(registry, tool, {"a": [item] * count})
+        assert 1 <= len(caught.value.errors) <= 10
