@@ -32,6 +32,9 @@ from mcp_tools.server.http.tokens import LOCAL_PRINCIPAL, TokenTable
 
 logger = logging.getLogger(__name__)
 
+_FINISH_S: Final = 0.1
+"""How long the end of a stream may take, when the server stops and the client does not read."""
+
 _WRONG_HOST: Final = Refusal(
     421, "this server does not answer to that Host; its owner can allow it with --allowed-host"
 )
@@ -65,6 +68,7 @@ class HttpApp:
         with_streamable: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._server = server
         self._hosts = hosts
         self._tokens = tokens
         self._limits = limits
@@ -102,10 +106,10 @@ class HttpApp:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serve requests while this is entered; on the way out, end every request and session."""
-        async with AsyncExitStack() as stack:
+        async with self._server.lifespan(self._server) as state, AsyncExitStack() as stack:
             for transport in (self._sse, self._streamable):
                 if transport is not None:
-                    await stack.enter_async_context(transport.running())
+                    await stack.enter_async_context(transport.running(state))
             stack.callback(self.cancel_requests)
             yield
 
@@ -173,7 +177,8 @@ class HttpApp:
                 self._note(refusal, scope)
             await exchange.refuse(refusal)
         elif refusal is checks.STOPPING:
-            await exchange.finish()
+            with anyio.move_on_after(_FINISH_S):
+                await exchange.finish()
         # Otherwise a fault in mid-answer: left incomplete, so that the client sees that it broke.
 
     def _note(self, refusal: Refusal, scope: Scope) -> None:

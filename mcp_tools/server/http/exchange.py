@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-import anyio
-
 from mcp_tools.server.http.limits import HttpLimits, Shares
-from mcp_tools.server.http.requests import BUSY, TOO_LARGE, Refusal
+from mcp_tools.server.http.requests import BUSY, TOO_LARGE, Header, Refusal
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -17,7 +15,6 @@ Send = Callable[[Message], Awaitable[None]]
 # `no-transform`: a proxy that compresses an event stream holds its events back.
 _ALWAYS: Final = [(b"cache-control", b"no-store, no-transform"), (b"x-content-type-options", b"nosniff")]
 _REPLACED: Final = frozenset(name for name, _ in _ALWAYS)
-_SESSION_ID: Final = b"mcp-session-id"
 
 
 class ClientLeftError(Exception):
@@ -27,16 +24,12 @@ class ClientLeftError(Exception):
 class Exchange:
     """The answer to one request: an ASGI `send` that adds our headers and remembers how far it got."""
 
-    __slots__ = ("_send", "complete", "no_content", "on_start", "started")
+    __slots__ = ("_send", "complete", "started")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = False
         self.complete = False
-        self.no_content = False
-        """Answer an empty 200 as the 204 it is."""
-        self.on_start: Callable[[int, str | None], None] | None = None
-        """Told of the status and the session id before they are sent."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -47,38 +40,23 @@ class Exchange:
 
     def _start(self, message: Message) -> Message:
         self.started = True
-        status: int = message["status"]
-        session_id: str | None = None
-        dropped = _REPLACED
-        if self.no_content and status == 200:
-            status = 204
-            dropped = dropped | {b"content-length", b"content-type"}
-        headers = []
-        for header in message.get("headers", ()):
-            if header[0] not in dropped:
-                headers.append(header)
-            if header[0] == _SESSION_ID:
-                session_id = header[1].decode("latin-1")
-        if self.on_start is not None:
-            self.on_start(status, session_id)
-        return {"type": "http.response.start", "status": status, "headers": headers + _ALWAYS}
+        headers = [header for header in message.get("headers", ()) if header[0] not in _REPLACED]
+        return {**message, "headers": headers + _ALWAYS}
+
+    async def whole(self, status: int, media_type: bytes, body: bytes, *headers: Header) -> None:
+        """Send an answer that is complete."""
+        about = [(b"content-type", media_type), (b"content-length", str(len(body)).encode()), *headers]
+        await self({"type": "http.response.start", "status": status, "headers": about})
+        await self({"type": "http.response.body", "body": body})
 
     async def refuse(self, refusal: Refusal) -> None:
         """Send a refusal as the whole answer."""
-        body = refusal.text.encode()
-        headers = [
-            (b"content-type", refusal.media_type),
-            (b"content-length", str(len(body)).encode()),
-            *refusal.headers,
-        ]
-        await self({"type": "http.response.start", "status": refusal.status, "headers": headers})
-        await self({"type": "http.response.body", "body": body})
+        await self.whole(refusal.status, refusal.media_type, refusal.text.encode(), *refusal.headers)
 
     async def finish(self) -> None:
-        """End an answer that was begun; does not wait for a client that reads nothing."""
+        """End an answer that was begun."""
         if not self.complete:
-            with anyio.move_on_after(0.1):
-                await self({"type": "http.response.body", "body": b"", "more_body": False})
+            await self({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class BodyShare:

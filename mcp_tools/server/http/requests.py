@@ -30,7 +30,6 @@ _SINGLE: Final = frozenset(
         b"mcp-session-id",
         b"mcp-protocol-version",
         b"mcp-method",
-        b"last-event-id",
     }
 )
 
@@ -54,6 +53,8 @@ BUSY: Final = Refusal(503, "too many requests at once; try again later", (RETRY_
 STOPPING: Final = Refusal(503, "the server is stopping", (CLOSE,))
 TOO_LARGE: Final = Refusal(413, "the request body is too large")
 FAULT: Final = Refusal(500, "internal error")
+ENDED: Final = Refusal(204, "")
+NOT_ACCEPTABLE: Final = Refusal(406, "Accept must name application/json and text/event-stream")
 NOT_FOUND: Final = Refusal(404, "not found")
 BODY_UNWANTED: Final = Refusal(400, "this method takes no body")
 NEEDS_SESSION: Final = Refusal(400, "the Mcp-Session-Id header is missing")
@@ -81,12 +82,13 @@ def method_not_allowed(allowed: Iterable[str]) -> Refusal:
 class Headers:
     """The headers that matter here, each at most once, as bytes."""
 
-    __slots__ = ("_found", "refusal")
+    __slots__ = ("_found", "accept", "refusal")
 
     def __init__(self, raw: Iterable[Header], limits: HttpLimits) -> None:
         found: dict[bytes, bytes] = {}
         self._found = found
         self.refusal: Refusal | None = None
+        self.accept = b""
         size = count = 0
         for name, value in raw:
             size += len(name) + len(value)
@@ -95,6 +97,8 @@ class Headers:
                 if name in found:
                     self.refusal = Refusal(400, f"more than one {name.decode()} header", (CLOSE,))
                 found[name] = value
+            elif name == b"accept":
+                self.accept += b"," + value
         if size > limits.header_bytes or count > limits.header_count:
             self.refusal = Refusal(431, "the request headers are too large", (CLOSE,))
 
@@ -138,6 +142,14 @@ def media_refusal(headers: Headers, limits: HttpLimits) -> Refusal | None:
     if length is not None and (not length.isdigit() or int(length[:20]) > limits.body_bytes):
         return TOO_LARGE
     return None
+
+
+def accepts(headers: Headers, *wanted: bytes) -> bool:
+    """Whether the client says that it takes all of these media types."""
+    taken = {kind.partition(b";")[0].strip().lower() for kind in headers.accept.split(b",")}
+    return all(
+        kind in taken or b"*/*" in taken or kind.partition(b"/")[0] + b"/*" in taken for kind in wanted
+    )
 
 
 def has_body(headers: Headers) -> bool:

@@ -37,6 +37,11 @@ class Request:
         version = self.headers.get(b"mcp-protocol-version")
         return version is not None and version not in _HANDSHAKE_VERSIONS
 
+    @property
+    def session_id(self) -> str:
+        """The session it names; empty where it names none."""
+        return self.headers.text(b"mcp-session-id") or ""
+
 
 Handler = Callable[[Request], Awaitable[Refusal | None]]
 Routes = Mapping[str, Mapping[str, Handler]]
@@ -54,9 +59,10 @@ class Bounds:
     bodies: Shares
     clock: Callable[[], float]
 
-    def new_ledger(self) -> SessionLedger:
+    def new_ledger(self, on_close: Callable[[str], None] | None = None) -> SessionLedger:
         """Make the ledger of one transport; together they hold no more sessions than there may be."""
-        return SessionLedger(self.sessions, idle_s=self.limits.session_idle_s, clock=self.clock)
+        idle_s = self.limits.session_idle_s
+        return SessionLedger(self.sessions, idle_s=idle_s, clock=self.clock, on_close=on_close)
 
     async def with_message(
         self, request: Request, use: Callable[[Request, JSONRPCMessage, bytes], Awaitable[Refusal | None]]

@@ -1,7 +1,7 @@
 """Who opened which session, and when it ends for lack of use.
 
-The SDK keeps the sessions themselves. It bounds their number for everybody together only, and does not
-know SSE sessions; this ledger answers for both transports, before the SDK is asked.
+The SDK bounds sessions for everybody together only, and does not count SSE sessions at all. Here each
+transport has a ledger, and all ledgers take from the same shares.
 """
 
 from __future__ import annotations
@@ -26,20 +26,25 @@ class SessionLedger:
         shares: How many there may be.
         idle_s: Seconds without a request after which a session is over.
         clock: Monotonic seconds.
+        on_close: Told the id of each session that is over.
     """
 
-    def __init__(self, shares: Shares, *, idle_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        shares: Shares,
+        *,
+        idle_s: float,
+        clock: Callable[[], float],
+        on_close: Callable[[str], None] | None = None,
+    ) -> None:
         self._shares = shares
+        self._on_close = on_close
         self._idle_s = idle_s
         self._clock = clock
         self._sessions: dict[str, _Session] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
-
-    def all(self) -> list[tuple[str, str]]:
-        """Return the id and the principal of every open session."""
-        return [(session_id, session.principal) for session_id, session in self._sessions.items()]
 
     def reserve(self, principal: str) -> bool:
         """Set one session aside for this principal; False where none is left.
@@ -48,7 +53,7 @@ class SessionLedger:
         """
         if self._shares.take(principal):
             return True
-        self._end_idle_ones()
+        self.close_idle()
         return self._shares.take(principal)
 
     def forgo(self, principal: str) -> None:
@@ -85,10 +90,18 @@ class SessionLedger:
         """Forget a session; nothing happens if it is not there."""
         if (session := self._sessions.pop(session_id, None)) is not None:
             self._shares.give_back(session.principal)
+            if self._on_close is not None:
+                self._on_close(session_id)
+
+    def close_all(self) -> None:
+        """Close every session."""
+        for session_id in list(self._sessions):
+            self.close(session_id)
 
     def _is_over(self, session: _Session) -> bool:
         return session.in_flight == 0 and self._clock() - session.idle_since >= self._idle_s
 
-    def _end_idle_ones(self) -> None:
+    def close_idle(self) -> None:
+        """Close what has been idle for too long."""
         for session_id in [key for key, session in self._sessions.items() if self._is_over(session)]:
             self.close(session_id)

@@ -6,9 +6,6 @@ on idle time. This one has the same wire and keeps those.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs, quote
@@ -17,37 +14,73 @@ from uuid import uuid4
 import anyio
 from mcp.server.lowlevel import Server
 from mcp.server.runner import serve_dual_era_loop
-from mcp.shared._context_streams import ContextReceiveStream, ContextSendStream, create_context_streams
+from mcp.shared._context_streams import create_context_streams
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
-from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCRequest, JSONRPCResponse
-from starlette.requests import Request
+from mcp_types.jsonrpc import JSONRPCError, JSONRPCMessage, JSONRPCRequest, JSONRPCResponse
+from starlette.requests import Request as StarletteRequest
 
+from mcp_tools.server.http import events
+from mcp_tools.server.http.exchange import Exchange
 from mcp_tools.server.http.limits import HttpLimits
 from mcp_tools.server.http.requests import NO_SESSION, Refusal
+from mcp_tools.server.http.routing import Request
 
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-Receive = Callable[[], Awaitable[Message]]
-
-PING_S: Final = 15.0
 _ACCEPTED: Final = Refusal(202, "Accepted")
 _TOO_MANY_CALLS: Final = Refusal(429, "too many requests wait for their answer", ((b"retry-after", b"1"),))
 
 
-@dataclass(slots=True)
 class _Stream:
-    inbox: ContextSendStream[SessionMessage | Exception]
-    waiting: set[str | int] = field(default_factory=set)
-    touched: float = field(default_factory=anyio.current_time)
+    """One session: where its messages go in, and the stream they come out of; the SDK's `WriteStream`."""
+
+    def __init__(self, limits: HttpLimits) -> None:
+        self._limits = limits
+        self.inbox, self.read_stream = create_context_streams[SessionMessage | Exception](0)
+        self._out, self._messages = anyio.create_memory_object_stream[JSONRPCMessage](0)
+        self.waiting: set[str | int] = set()
+        self._touched = anyio.current_time()
+
+    def touch(self) -> None:
+        """Note that the session is in use."""
+        self._touched = anyio.current_time()
 
     async def settle(self, request_id: str | int) -> None:
         """Count a request as done: its answer is on the way, or it will never have one."""
         self.waiting.discard(request_id)
-        self.touched = anyio.current_time()
+        self.touch()
+
+    async def send(self, item: SessionMessage, /) -> None:
+        await self._out.send(item.message)
+
+    async def aclose(self) -> None:
+        self._out.close()
+
+    async def __aenter__(self) -> _Stream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def write(self, exchange: Exchange) -> None:
+        """Send what the server says, until it says no more."""
+        # Closed by whoever ends first, so that an answer that nobody will send fails at once.
+        with self._messages:
+            while message := await events.next_message(self._messages, exchange):
+                await events.send(exchange, message)
+                if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
+                    await self.settle(message.id)
+
+    def _unused_s(self) -> float:
+        return 0.0 if self.waiting else anyio.current_time() - self._touched
+
+    async def until_idle(self) -> None:
+        """Wait until the session has not been in use for too long."""
+        idle_s = self._limits.session_idle_s
+        while (unused_s := self._unused_s()) < idle_s:  # noqa: ASYNC110 - time is the event
+            await anyio.sleep(idle_s - unused_s)
 
 
 class SseSessions:
-    """All SSE sessions of one app.
+    """All SSE sessions of one app. Who may use which is not decided here.
 
     Args:
         server: What answers.
@@ -80,41 +113,37 @@ class SseSessions:
         """Make an id that cannot be guessed: 32 hex digits."""
         return uuid4().hex
 
-    async def serve_stream(
-        self, session_id: str, scope: dict[str, Any], receive: Receive, send: Send, lifespan_state: Any
-    ) -> None:
+    async def serve(self, session_id: str, request: Request, lifespan_state: Any) -> None:
         """Serve one GET: tell where to POST, then send what the server says until either side leaves."""
-        inbox, read_stream = create_context_streams[SessionMessage | Exception](0)
-        write_stream, outbox = create_context_streams[SessionMessage](0)
-        stream = _Stream(inbox)
-        endpoint = quote(scope.get("root_path", "").rstrip("/") + self._messages_path)
-        self._streams[session_id] = stream
+        exchange = request.exchange
+        stream = self._streams[session_id] = _Stream(self._limits)
+        endpoint = quote(request.scope.get("root_path", "").rstrip("/") + self._messages_path)
         try:
-            async with inbox, outbox, _first_to_end() as start:
+            async with stream.inbox, events.first_to_end() as start:
+                await events.start(exchange)
                 # Relative on purpose: a client that followed a foreign host would send its token there.
-                await send(_start_event_stream())
-                await send(_event("endpoint", f"{endpoint}?session_id={session_id}"))
-                start(self._write_answers, stream, outbox, send)
-                start(_until_disconnect, receive)
-                start(self._until_idle, stream)
+                await events.send_event(exchange, "endpoint", f"{endpoint}?session_id={session_id}")
+                start(stream.write, exchange)
+                start(events.until_disconnect, request.receive)
+                start(stream.until_idle)
                 await serve_dual_era_loop(
                     self._server,
-                    read_stream,
-                    write_stream,
+                    stream.read_stream,
+                    stream,
                     lifespan_state=lifespan_state,
                     session_id=session_id,
                 )
         finally:
-            self._streams.pop(session_id, None)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            del self._streams[session_id]
+        await exchange.finish()
 
-    async def take_message(self, session_id: str, message: JSONRPCMessage, scope: dict[str, Any]) -> Refusal:
+    async def take(self, session_id: str, message: JSONRPCMessage, request: Request) -> Refusal:
         """Hand one POSTed message to its session and return what to answer."""
         stream = self._streams.get(session_id)
         if stream is None:
             return NO_SESSION
-        stream.touched = anyio.current_time()
-        metadata = ServerMessageMetadata(request_context=Request(scope))
+        stream.touch()
+        metadata = ServerMessageMetadata(request_context=StarletteRequest(request.scope))
         if isinstance(message, JSONRPCRequest):
             if len(stream.waiting) >= self._limits.calls_per_sse_session:
                 return _TOO_MANY_CALLS
@@ -125,68 +154,3 @@ class SseSessions:
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             return NO_SESSION
         return _ACCEPTED
-
-    async def _write_answers(
-        self, stream: _Stream, outbox: ContextReceiveStream[SessionMessage], send: Send
-    ) -> None:
-        # Closed by whoever ends first, so that an answer that nobody will send fails at once.
-        async with outbox:
-            while True:
-                with anyio.move_on_after(PING_S) as waiting:
-                    try:
-                        message = (await outbox.receive()).message
-                    except (anyio.EndOfStream, anyio.ClosedResourceError):
-                        return
-                if waiting.cancelled_caught:
-                    await send(_comment("ping"))
-                    continue
-                await send(_event("message", message.model_dump_json(by_alias=True, exclude_unset=True)))
-                if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
-                    await stream.settle(message.id)
-
-    async def _until_idle(self, stream: _Stream) -> None:
-        idle_s = self._limits.session_idle_s
-        while True:
-            unused_s = 0.0 if stream.waiting else anyio.current_time() - stream.touched
-            if unused_s >= idle_s:
-                return
-            await anyio.sleep(idle_s - unused_s)
-
-
-@asynccontextmanager
-async def _first_to_end() -> AsyncIterator[Callable[..., None]]:
-    """Run the body and what it starts; when any of them ends, end all."""
-    async with anyio.create_task_group() as group:
-
-        async def run(function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-            await function(*arguments)
-            group.cancel_scope.cancel()
-
-        def start(function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-            group.start_soon(run, function, *arguments)
-
-        yield start
-        group.cancel_scope.cancel()
-
-
-async def _until_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _start_event_stream() -> Message:
-    headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
-    return {"type": "http.response.start", "status": 200, "headers": headers}
-
-
-def _event(name: str, data: str) -> Message:
-    # JSON on one line: pydantic writes no line breaks, and the endpoint is quoted.
-    return _chunk(f"event: {name}\r\ndata: {data}\r\n\r\n")
-
-
-def _comment(text: str) -> Message:
-    return _chunk(f": {text}\r\n\r\n")
-
-
-def _chunk(text: str) -> Message:
-    return {"type": "http.response.body", "body": text.encode(), "more_body": True}

@@ -27,7 +27,6 @@ class SseRoutes:
     """
 
     def __init__(self, server: Server[Any], bounds: Bounds) -> None:
-        self._server = server
         self._bounds = bounds
         self._ledger = bounds.new_ledger()
         self._sessions = SseSessions(server, limits=bounds.limits, messages_path=MESSAGES_PATH)
@@ -40,10 +39,10 @@ class SseRoutes:
         return self._sessions.calls_waiting
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Hold the server's lifespan, once for all sessions."""
-        async with self._server.lifespan(self._server) as self._lifespan_state:
-            yield
+    async def running(self, lifespan_state: Any) -> AsyncIterator[None]:
+        """Serve while this is entered. A session is part of its GET request, and ends with it."""
+        self._lifespan_state = lifespan_state
+        yield
 
     async def _get(self, request: Request) -> Refusal | None:
         if checks.has_body(request.headers):
@@ -59,9 +58,7 @@ class SseRoutes:
         self._ledger.enter(session_id, request.principal)
         try:
             with Calling(request, transport="sse", session_id=session_id):
-                await self._sessions.serve_stream(
-                    session_id, request.scope, request.receive, request.exchange, self._lifespan_state
-                )
+                await self._sessions.serve(session_id, request, self._lifespan_state)
         finally:
             self._ledger.close(session_id)
         return None
@@ -75,7 +72,7 @@ class SseRoutes:
 
         async def take(request: Request, message: JSONRPCMessage, _: bytes) -> Refusal:
             with Calling(request, transport="sse", session_id=session_id):
-                return await self._sessions.take_message(session_id, message, request.scope)
+                return await self._sessions.take(session_id, message, request)
 
         try:
             return await self._bounds.with_message(request, take)

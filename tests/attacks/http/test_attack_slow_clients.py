@@ -235,6 +235,7 @@ async def test_calls_whose_client_left_still_count() -> None:
             body = rpc("tools/call", {"name": "wait", "arguments": {"seconds": 30}}, number)
             async with wire(port) as connection:
                 await connection.send(in_session(session_id, body, port=port))
-                await connection.head()
+                # Answered after it: the one before it was taken.
+                await ask(port, in_session(session_id, rpc("ping", request_id=99), port=port))
         answer = await ask(port, in_session(session_id, rpc("tools/list", request_id=99), port=port))
         assert answer.json()["error"]["code"] == -32000

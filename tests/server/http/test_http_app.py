@@ -599,7 +599,7 @@ async def test_a_fault_of_ours_is_an_answer_without_a_trace(caplog: pytest.LogCa
     async def broken(*_: Any) -> None:
         raise RuntimeError("the secret of the house")
 
-    app._streamable._manager.handle_request = broken  # type: ignore[union-attr, method-assign]
+    app._streamable._modern.handle_request = broken  # type: ignore[union-attr, method-assign]
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
