@@ -65,10 +65,12 @@ def wire_result(result: ExecutionResult, output_schema: Mapping[str, Any] | None
     if not result.is_success:
         return error_result(result.to_observation())
     value = result.result
+    if isinstance(value, ToolOutput):
+        return _from_output(value, result.structured, output_schema)
+    if result.structured is not None:
+        return _from_data(result.structured, output_schema)
     if isinstance(value, str):
         return types.CallToolResult(content=[_text(value)])
-    if isinstance(value, ToolOutput):
-        return _from_output(value, output_schema)
     return _from_data(to_plain(value), output_schema)
 
 
@@ -92,9 +94,13 @@ def _from_data(plain: Any, output_schema: Mapping[str, Any] | None) -> types.Cal
     return types.CallToolResult(content=[_text(shown)], structured_content=fitting)
 
 
-def _from_output(output: ToolOutput, output_schema: Mapping[str, Any] | None) -> types.CallToolResult:
+def _from_output(
+    output: ToolOutput, shaped: Any, output_schema: Mapping[str, Any] | None
+) -> types.CallToolResult:
     blocks: list[types.ContentBlock] = []
-    structured = None if output.structured is None else to_plain(output.structured)
+    structured = shaped
+    if structured is None and output.structured is not None:
+        structured = to_plain(output.structured)
     if structured is not None:
         fitting = _from_data(structured, output_schema)
         if fitting.is_error:

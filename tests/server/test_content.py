@@ -41,6 +41,15 @@ def test_a_value_is_wrapped_only_where_the_schema_says_result() -> None:
     assert rendered({"result": 1}, RESULT_SCHEMA).structured_content == {"result": 1}
 
 
+def test_what_the_executor_shaped_for_the_schema_is_what_goes_out() -> None:
+    shaped = {"when": "2026-11-22", "n": 1}
+    schema = {"type": "object", "properties": {"when": {"type": "string"}, "n": {"type": "integer"}}}
+    for value in ({"when": object(), "n": 1}, ToolOutput(structured={"when": b"x"})):
+        result = wire_result(ExecutionResult(ExecutionStatus.SUCCESS, value, structured=shaped), schema)
+        assert result.structured_content == shaped
+        assert json.loads(text_of(result)) == shaped
+
+
 def test_pieces_keep_their_order_and_a_missing_text_is_made_from_the_data() -> None:
     png = MediaContent(data=b"\x89PNG", media_type="image/png")
     link = ResourceLink(uri="file:///a\udc80", name="n", description="d")
