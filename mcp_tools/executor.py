@@ -126,6 +126,8 @@ class ToolExecutor:
         Returns:
             What became of the call. A call that needs a person's yes has not run: its
             `confirmation` is the question, and the answer comes as `context.approval`.
+        Raises:
+            TypeError: `context["confirmed"]` is neither True nor False; nothing was run.
         Cancelling it cancels the tool, records the call as cancelled, and then goes on, also when the
         tool turned the cancellation into an exception of its own.
         """
@@ -245,7 +247,10 @@ class ToolExecutor:
         if ruling.decision is Decision.DENY:
             message = f"{entry.tool.name} is denied by {ruling.reason}; retrying will not help"
             return self._end(call, ErrorCode.DENIED, message)
-        if entry.must_ask is not None and ruling.decision is Decision.ALLOW:
+        if entry.must_ask is not None and (
+            ruling.decision is Decision.ALLOW or ruling == default_ruling(entry.tool)
+        ):
+            # Also where the tool asks anyway: then this is the better reason to show a person.
             why = await self._ask_tool(call, entry, entry.must_ask)
             if isinstance(why, ExecutionResult):
                 return why
@@ -354,6 +359,7 @@ class ToolExecutor:
             reason=call.decided.reason,
             principal=call.context.principal,
             expires_in_s=self.confirmations.ttl_s,
+            can_be_allowed=call.decided == default_ruling(tool),
         )
         return replace(self._end(call, code, message), confirmation=question)
 
@@ -405,10 +411,18 @@ class ToolExecutor:
         )
 
     async def _tell(self, result: ExecutionResult) -> None:
+        if not self.execution_hooks:
+            return
         watch = CancelWatch()
+        # Hooks get a record of their own: what they do to it changes neither the answer nor the caller's.
+        record = replace(
+            result,
+            result=detached(result.result),
+            parameters={name: detached(value) for name, value in result.parameters.items()},
+        )
         for hook in tuple(self.execution_hooks):
             try:
-                told = hook(result)
+                told = hook(record)
                 if told is not None:
                     # Shielded: a call that ended is recorded even while its caller goes away.
                     with anyio.move_on_after(HOOK_TIMEOUT_S, shield=True) as scope:
@@ -506,6 +520,8 @@ def as_context(context: CallContext | Mapping[str, Any] | None) -> CallContext:
     given = dict(context or {})
     known = {name: given.pop(name) for name in _CONTEXT_FIELDS if name in given}
     extra = {**known.pop("extra", {}), **given}
+    if type(known.get("confirmed", False)) is not bool:
+        raise TypeError(f"context['confirmed'] is {known['confirmed']!r}; only True and False can be meant")
     return CallContext(**known, extra=extra)
 
 

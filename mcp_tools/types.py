@@ -176,11 +176,11 @@ class CallContext:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def permits(self, subject: Subject) -> bool:
-        """Say whether the rules let this call touch one more thing that it comes across.
+        """Say whether the rules let this call touch this very thing.
 
-        For tools that go through many things of which only the start is an argument: a file below a
-        folder, a page behind a link. What a rule denies is not permitted, and what a rule asks about
-        only where a person was asked.
+        For what only shows while the call runs: a file below a folder, a page behind a link, and the
+        place that an argument really led to, once it is open. What a rule denies is not permitted, and
+        what needs a yes only where a person was asked.
         """
         if self.screen is None:
             return True
@@ -237,9 +237,8 @@ class Policy(Protocol):
     def decide(self, tool: Tool, subjects: Sequence[Subject], context: CallContext) -> Ruling: ...
 
     def screen(self, tool: Tool) -> Callable[[Subject], Decision] | None:
-        """Return what the rules say of one more thing that a call of this tool comes across.
-
-        None where no rule could forbid any. What no rule speaks of is allowed.
+        """Return what holds for one more thing that a call of this tool comes across, as if it were the
+        call's only subject. None where no rule tells things apart.
         """
         ...
 
@@ -265,6 +264,9 @@ class Confirmation:
     reason: str
     principal: str
     expires_in_s: float
+    can_be_allowed: bool = True
+    """Whether an owner's allow rule could answer such questions beforehand: not where a rule asks or
+    the tool insists."""
 
 
 # --- What became of it ------------------------------------------------------------------------

@@ -114,19 +114,14 @@ class RulePolicy:
         return default_ruling(tool)
 
     def screen(self, tool: Tool) -> Callable[[Subject], Decision] | None:
-        """Return what the deny and ask rules with a pattern say of one thing; None if none can apply."""
-        rules = [
-            rule
-            for rule in self.rules
-            if rule.subject_pattern is not None
-            and rule.decision is not Decision.ALLOW
-            and rule.tool_pattern.matches(tool.name)
-        ]
-        if not rules:
+        """Return what holds for one more thing; None where it is the same for all things."""
+        rules = [rule for rule in self.rules if rule.tool_pattern.matches(tool.name)]
+        if all(rule.subject_pattern is None for rule in rules):
             return None
+        otherwise = default_ruling(tool).decision
 
         def judge(subject: Subject) -> Decision:
-            return next((rule.decision for rule in rules if rule.fits(subject)), Decision.ALLOW)
+            return next((rule.decision for rule in rules if rule.fits(subject)), otherwise)
 
         return judge
 

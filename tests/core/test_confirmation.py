@@ -315,6 +315,21 @@ async def test_a_tool_can_ask_what_the_rules_say_of_what_it_comes_across() -> No
     assert len((await free.execute("walk")).result) == 5
 
 
+async def test_a_place_outside_an_allow_rule_is_not_permitted_unless_a_person_was_asked() -> None:
+    registry = ToolRegistry()
+    executor = ToolExecutor(registry, policy=RulePolicy.parse(allow=["write(notes/**)"]))
+
+    @registry.register(requires_confirmation=True, subjects=lambda path, led_to: [path])
+    def write(path: str, led_to: str, context: CallContext) -> bool:
+        return context.permits(led_to)
+
+    inside = {"path": "notes/a", "led_to": "notes/b"}
+    elsewhere = {"path": "notes/a", "led_to": "src/a"}
+    assert (await executor.execute("write", inside)).result is True
+    assert (await executor.execute("write", elsewhere)).result is False
+    assert (await executor.execute("write", {**elsewhere, "path": "x"}, {"confirmed": True})).result is True
+
+
 async def test_must_ask_raises_the_bar_above_an_allow_rule() -> None:
     registry = ToolRegistry()
     executor = ToolExecutor(registry, policy=RulePolicy.parse(allow=["write"]))
@@ -330,6 +345,25 @@ async def test_must_ask_raises_the_bar_above_an_allow_rule() -> None:
     asked = await executor.execute("write", {"path": ".env"})
     assert asked.confirmation is not None
     assert asked.confirmation.reason == "it starts with a dot"
+    assert not asked.confirmation.can_be_allowed
+
+
+async def test_the_question_says_why_and_whether_a_rule_could_answer_it() -> None:
+    def must_ask(path: str) -> str | None:
+        return "protected" if path == ".env" else None
+
+    async def asked(path: str, **rules: list[str]) -> tuple[str, bool]:
+        registry = ToolRegistry()
+        registry.register("write", requires_confirmation=True, must_ask=must_ask)(lambda path: path)
+        executor = ToolExecutor(registry, policy=RulePolicy.parse(**rules))
+        question = (await executor.execute("write", {"path": path})).confirmation
+        assert question is not None
+        return question.reason, question.can_be_allowed
+
+    assert await asked("a") == ("write requires confirmation", True)
+    assert await asked(".env") == ("protected", False)
+    assert await asked("a", ask=["write"]) == ("ask rule 'write'", False)
+    assert await asked(".env", allow=["write"]) == ("protected", False)
 
 
 @pytest.mark.parametrize("helper", ["preview", "must_ask", "subjects"])

@@ -44,7 +44,7 @@ class Setup:
     async def run(self, name: str = "tool", arguments: Any = None, context: Any = None) -> ExecutionResult:
         with anyio.fail_after(10):
             result = await self.executor.execute(name, arguments, context)
-        assert self.records[-1] is result
+        assert self.records[-1] == result
         return result
 
 
@@ -356,6 +356,26 @@ async def test_a_raising_hook_breaks_nothing(
     setup.registry.register("tool")(lambda: "fine")
     assert (await setup.run()).result == "fine"
     assert caplog.text.count("hook") >= 2
+
+
+async def test_a_hook_cannot_change_the_answer_or_what_the_caller_sent(setup: Setup) -> None:
+    def meddles(record: ExecutionResult) -> None:
+        record.result["forged"] = True
+        dict.clear(record.parameters)  # type: ignore[arg-type]
+
+    setup.executor.execution_hooks = [meddles]
+    setup.registry.register("tool")(lambda a: {"a": a})
+    sent = {"a": [1]}
+    result = await setup.executor.execute("tool", sent)
+    assert (result.result, result.parameters, sent) == ({"a": [1]}, {"a": [1]}, {"a": [1]})
+
+
+@pytest.mark.parametrize("claim", ["false", "yes", 1, 0, None])
+async def test_only_a_boolean_vouches_for_a_yes(setup: Setup, claim: Any) -> None:
+    setup.registry.register("tool", requires_confirmation=True)(lambda: "ran")
+    with pytest.raises(TypeError, match="confirmed"):
+        await setup.executor.execute("tool", {}, {"confirmed": claim})
+    assert setup.records == []
 
 
 async def test_a_hanging_hook_is_given_up(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,13 @@ def test_depth_and_broken_models_are_named_not_raised() -> None:
     assert len(to_json(object)) < 100
 
 
+def test_endless_results_end() -> None:
+    plain = to_plain({"numbers": range(10**12), "after": 1})
+    assert plain["numbers"][:2] == [0, 1]
+    assert "more than 1,000,000 values" in plain["numbers"][-1]
+    assert len(plain["numbers"]) <= 1_000_001
+
+
 ANYTHING = st.recursive(
     st.none()
     | st.booleans()
