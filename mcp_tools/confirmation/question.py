@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Mapping
 from typing import Any, Final
 
 from mcp_tools.output.plain import encodable, to_json
+from mcp_tools.output.visible import is_unseen
 from mcp_tools.types import Confirmation
 
 MAX_QUESTION_CHARS: Final = 8_000
@@ -22,12 +22,6 @@ MAX_VALUE_CHARS: Final = 300
 MAX_ARGUMENTS: Final = 30
 MAX_REASON_CHARS: Final = 500
 
-# Invisible, although Unicode calls them letters, marks or symbols: fillers, joiners and the selectors
-# that can carry hidden text.
-_HIDDEN: Final = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufe00-\ufe0f\U000e0100-\U000e01ef]"
-)
-_ODD_CATEGORIES: Final = frozenset({"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"})
 _PLAIN: Final = re.compile(r"[ -~\n]*")
 
 
@@ -126,7 +120,7 @@ def _preview(text: str, room: int) -> list[str]:
 def _shown(char: str, keep_newlines: bool) -> str:
     if char == "\n" and keep_newlines:
         return char
-    if unicodedata.category(char) in _ODD_CATEGORIES or _HIDDEN.match(char):
+    if is_unseen(char):
         code = ord(char)
         return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
     return char

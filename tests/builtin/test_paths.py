@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mcp_tools.builtin.workspace import Workspace, paths
-from mcp_tools.builtin.workspace.problems import shown
+from mcp_tools.builtin.workspace.problems import escaped, shown
 from mcp_tools.errors import ConfigError, ToolError
 
 
@@ -100,3 +100,15 @@ def test_a_closed_workspace_refuses(tmp_path: Path) -> None:
     workspace.close()
     with pytest.raises(ToolError, match="closed"):
         workspace.locate("x")
+
+
+@pytest.mark.parametrize(
+    "char", ["\u3164", "\u2800", "\u115f", "\u1160", "\uffa0", "\ufe0f", "\u180b", "\xa0"]
+)
+def test_what_is_not_seen_is_written_out_though_python_says_it_prints(char: str) -> None:
+    assert escaped(f"a{char}b") == "a" + char.encode("unicode_escape").decode() + "b"
+
+
+@pytest.mark.parametrize("text", ["a b", "été", "日本語", "файл", "한국어", "😀"])
+def test_what_is_seen_stays_as_it_is(text: str) -> None:
+    assert escaped(text) == text

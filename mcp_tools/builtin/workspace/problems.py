@@ -8,6 +8,7 @@ from typing import Final
 
 from mcp_tools.builtin.workspace.beneath import NotARegularFile
 from mcp_tools.errors import ToolError
+from mcp_tools.output.visible import is_all_seen, is_unseen
 
 MAX_SHOWN_CHARS: Final = 300
 
@@ -23,10 +24,12 @@ def shown(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Write out what does not print; everything else, spaces included, stays as it is."""
-    if text.isprintable():
+    r"""Write out what is not seen (`\n`, `\u3164`), odd spaces included; the rest stays as it is."""
+    if is_all_seen(text):
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() and not is_unseen(c) else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 class OutsideRoots(ToolError):
