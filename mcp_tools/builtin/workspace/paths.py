@@ -9,11 +9,6 @@ from mcp_tools.errors import ToolError
 
 MAX_PATH_BYTES: Final = 4095  # PATH_MAX without its NUL: the kernel takes no more in one call
 
-NO_ROOTS: Final = (
-    "no folder is allowed, so no file can be reached. Retrying will not help: the owner of this server "
-    "must start it with --root DIR (repeatable)"
-)
-
 
 def check(path: str) -> None:
     """Refuse what can be no path at all.

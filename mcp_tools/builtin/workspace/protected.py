@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 _FOLDERS: Final = frozenset(
@@ -93,11 +93,6 @@ def why_protected(parts: Sequence[str]) -> str | None:
     if folded and _is_protected_file(folded[-1]):
         return parts[-1]
     return None
-
-
-def first_protected(paths: Iterable[Sequence[str]]) -> str | None:
-    """Return `why_protected` of the first path that has a reason, or None."""
-    return next((reason for parts in paths if (reason := why_protected(parts))), None)
 
 
 def _is_protected_file(name: str) -> bool:
