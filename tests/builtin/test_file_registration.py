@@ -57,7 +57,8 @@ def test_all_are_tagged_titled_described_and_annotated(files: Any) -> None:
         ("delete_file", {"path": "linked"}, ["linked"]),
         ("move_file", {"source": "linked", "destination": "link/new"}, ["linked", "sub/new"]),
         ("read_multiple_files", {"paths": ["sub/x", "out"]}, ["sub/x", "out"]),
-        ("read_file", {"path": "../outside/x"}, ["../outside/x"]),
+        ("read_file", {"path": "dangling"}, ["sub/none"]),
+        ("read_file", {"path": "."}, ["."]),
     ],
 )
 async def test_policies_match_real_places(
@@ -68,10 +69,16 @@ async def test_policies_match_real_places(
     (files.root / "link").symlink_to("sub")
     (files.root / "linked").symlink_to("sub/x")
     (files.root / "out").symlink_to("../outside")
-    assert await files.executor.registry.get(tool).subjects(**arguments) == expected
+    (files.root / "dangling").symlink_to("sub/none")
+    expected_subjects = [(place, str(files.root / place)) for place in expected]
+    assert await files.executor.registry.get(tool).subjects(**arguments) == expected_subjects
 
 
-async def test_places_in_another_root_are_absolute(tmp_path: Path) -> None:
+async def test_a_path_that_leads_nowhere_stands_for_itself(files: Any) -> None:
+    assert await files.executor.registry.get("read_file").subjects(path="../outside/x") == ["../outside/x"]
+
+
+async def test_places_in_the_first_root_have_two_spellings_and_in_others_one(tmp_path: Path) -> None:
     from mcp_tools.builtin.files.subjects import real_places
     from mcp_tools.builtin.workspace import Workspace
 
@@ -79,7 +86,24 @@ async def test_places_in_another_root_are_absolute(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     with Workspace.open([tmp_path / "one", tmp_path / "two"], sweep_at_start=False) as workspace:
         places = await real_places(workspace, "x", str(tmp_path / "one" / "y"), str(tmp_path / "two" / "z"))
-    assert places == ["x", "y", str(tmp_path / "two" / "z")]
+    assert places == [
+        ("x", str(tmp_path / "one" / "x")),
+        ("y", str(tmp_path / "one" / "y")),
+        (str(tmp_path / "two" / "z"),),
+    ]
+
+
+async def test_a_place_in_nested_roots_has_all_its_spellings_whichever_it_is_reached_through(
+    tmp_path: Path,
+) -> None:
+    from mcp_tools.builtin.files.subjects import real_places
+    from mcp_tools.builtin.workspace import Workspace
+
+    inner = tmp_path / "one" / "inner"
+    inner.mkdir(parents=True)
+    with Workspace.open([tmp_path / "one", inner], sweep_at_start=False) as workspace:
+        places = await real_places(workspace, "inner/x", str(inner / "x"))
+    assert places == [("inner/x", str(inner / "x"))] * 2
 
 
 async def test_a_cancelled_write_changes_nothing(files: Any) -> None:

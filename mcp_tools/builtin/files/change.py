@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from mcp_tools.builtin.files.guard import refuse_unasked, why_ask
+from mcp_tools.builtin.files.guard import joined, permitted_below, refuse_now, why_ask
 from mcp_tools.builtin.files.results import Result
 from mcp_tools.builtin.workspace import Target, Workspace, atomic, snapshot
 from mcp_tools.builtin.workspace.beneath import kind_of
@@ -72,7 +72,7 @@ class ChangeTools:
             if not missing:
                 return None
             return Preview(
-                text=f"Create the folder {shown(_joined(existing, missing))}"
+                text=f"Create the folder {shown(joined(existing, missing))}"
                 + (f" ({len(missing)} levels below {shown(existing)})" if len(missing) > 1 else ""),
                 state=_create_state(existing, missing),
             )
@@ -84,7 +84,7 @@ class ChangeTools:
 
         def look(_: Work) -> str | None:
             existing, missing = self._missing(path)
-            return why_ask(_joined(existing, missing), path) if missing else None
+            return why_ask(joined(existing, missing), path) if missing else None
 
         return await self._workspace.threads.run(look)
 
@@ -123,9 +123,12 @@ class ChangeTools:
             approved = context.approved_state
             if approved is not None and missing and approved != _create_state(real, missing):
                 raise atomic.ChangedMeanwhile(path)
-            reason = None if context.asked or not missing else why_ask(_joined(real, missing), path)
+            reason = None if context.asked or not missing else why_ask(joined(real, missing), path)
             if reason is not None:
                 raise FileProblem(path, f"nothing was created, because a person must be asked: {reason}")
+            permits = permitted_below(self._workspace, place.root, real, context)
+            if permits and not all(permits(missing[: n + 1]) for n in range(len(missing))):
+                raise FileProblem(path, "nothing was created, because a rule forbids a folder on the way")
             work.begin_change()
             folder_fd = os.dup(deepest_fd)
             try:
@@ -198,10 +201,8 @@ class ChangeTools:
                 raise atomic.ChangedMeanwhile(source)
 
             def last_look() -> None:
-                refuse_unasked([from_target, to_target], context)
-                reason = None if context.asked else self._why_ask_move(from_target, to_target, work)
-                if reason is not None:
-                    raise FileProblem(source, f"nothing was moved, because a person must be asked: {reason}")
+                refuse_now(self._workspace, [from_target, to_target], context)
+                self._refuse_below(from_target, to_target, context, work)
 
             atomic.move(from_target, to_target, before, work=work, last_look=last_look)
             display = self._workspace.display
@@ -225,20 +226,43 @@ class ChangeTools:
 
     def _why_ask_move(self, source: Target, destination: Target, work: Work) -> str | None:
         reason = why_ask(source.real_path, source.asked) or why_ask(destination.real_path, destination.asked)
-        status = source.status()
-        if reason is not None or status is None or not stat.S_ISDIR(status.st_mode):
+        if reason is not None:
             return reason
         try:
             for below in _names_below(self._workspace, source, work):
-                inside = "/".join(below)
-                reason = why_ask(f"{source.real_path}/{inside}", f"{source.asked}/{inside}") or why_ask(
-                    f"{destination.real_path}/{inside}", f"{destination.asked}/{inside}"
-                )
+                reason = _why_ask_below(source, destination, below)
                 if reason is not None:
                     return reason
         except _TooMuch:
             return f"{shown(source.asked)} is too big to look through for protected names"
         return None
+
+    def _refuse_below(self, source: Target, destination: Target, context: CallContext, work: Work) -> None:
+        """Refuse a folder that holds a name that nobody was asked about, or that a rule forbids."""
+        if context.asked and context.screen is None:
+            return
+        permits = [
+            permitted
+            for target in (source, destination)
+            if (permitted := permitted_below(self._workspace, target.root, target.real_path_now(), context))
+        ]
+        why: str | None = None
+        try:
+            for below in _names_below(self._workspace, source, work):
+                if not all(permitted(below) for permitted in permits):
+                    why = (
+                        "a rule forbids something below it, here or where it would go; retrying will not help"
+                    )
+                elif not context.asked and (reason := _why_ask_below(source, destination, below)):
+                    why = f"a person must be asked: {reason}"
+                if why is not None:
+                    break
+        except _TooMuch:
+            why = (
+                "it is too big to look through for what must be asked about or a rule forbids; move its parts"
+            )
+        if why is not None:
+            raise FileProblem(source.asked, f"nothing was moved, because {why}")
 
     # --- delete_file --------------------------------------------------------------------------
 
@@ -281,7 +305,9 @@ class ChangeTools:
             before = _deletable(target)
             if context.approved_state is not None and before.state != context.approved_state:
                 raise atomic.ChangedMeanwhile(path)
-            atomic.remove(target, before, work=work, last_look=lambda: refuse_unasked([target], context))
+            atomic.remove(
+                target, before, work=work, last_look=lambda: refuse_now(self._workspace, [target], context)
+            )
             size_bytes = before.status.st_size if before.status is not None else 0
             return Deleted(
                 path=self._workspace.display(target.root, target.real_parts), size_bytes=size_bytes
@@ -292,7 +318,22 @@ class _TooMuch(Exception):
     """The folder is too big to look through in time."""
 
 
+def _why_ask_below(source: Target, destination: Target, below: Sequence[str]) -> str | None:
+    return next(
+        (
+            reason
+            for target in (source, destination)
+            if (reason := why_ask(joined(target.real_path, below), joined(target.asked, below)))
+        ),
+        None,
+    )
+
+
 def _names_below(workspace: Workspace, folder: Target, work: Work) -> Iterator[tuple[str, ...]]:
+    """Yield what moves along with a folder; nothing for what is no folder."""
+    status = folder.status()
+    if status is None or not stat.S_ISDIR(status.st_mode):
+        return
     deadline = time.monotonic() + LOOK_THROUGH_S
     pending: list[tuple[str, ...]] = [()]
     seen = 0
@@ -360,7 +401,3 @@ def _kind_and_size(before: Snapshot) -> tuple[str, str]:
 
 def _create_state(existing: str, missing: Sequence[str]) -> str:
     return f"{existing} lacks {'/'.join(missing)}"
-
-
-def _joined(existing: str, missing: Sequence[str]) -> str:
-    return "/".join([existing.rstrip("/"), *missing])

@@ -8,7 +8,7 @@ from typing import Annotated, Final, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_tools.builtin.files import diff, replacements
-from mcp_tools.builtin.files.guard import refuse_unasked, why_ask
+from mcp_tools.builtin.files.guard import refuse_now, why_ask
 from mcp_tools.builtin.files.results import Result
 from mcp_tools.builtin.files.text import decode, encode
 from mcp_tools.builtin.files.write import MAX_WRITTEN_BYTES, Sha256
@@ -141,7 +141,7 @@ class EditTools:
                     plan.before,
                     lambda fd: atomic.write_all(fd, plan.new),
                     work=work,
-                    last_look=lambda: refuse_unasked([target], context),
+                    last_look=lambda: refuse_now(self._workspace, [target], context),
                 )
                 notes = replaced.notes
             shown_diff = _diff(target, plan)

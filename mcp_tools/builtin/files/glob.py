@@ -13,12 +13,17 @@ from typing import Final, NamedTuple
 
 from mcp_tools.errors import ToolError
 
+# Not the globs of policy rules (mcp_tools/policy/glob.py). Models write these, as they know them from
+# shells and .gitignore: with braces and classes, on a bare name at any depth, `a/**` fitting `a` itself.
+# Owners write those, where a bracket is refused because a rule must not mean more or less than it says.
+# A shared core would need all of this in the part that decides what is forbidden.
+
 MAX_PATTERN_CHARS: Final = 1_000
 MAX_ALTERNATIVES: Final = 64
 MAX_COMPONENTS: Final = 64
 
 
-class Glob(NamedTuple):
+class SearchPattern(NamedTuple):
     """A compiled pattern. `None` among the components of an alternative stands for `**`."""
 
     alternatives: tuple[tuple[re.Pattern[str] | None, ...], ...]
@@ -28,7 +33,7 @@ class Glob(NamedTuple):
         return any(_matches(components, parts) for components in self.alternatives)
 
 
-def compile_glob(pattern: str, *, anywhere: bool = True) -> Glob:
+def compile_glob(pattern: str, *, anywhere: bool = True) -> SearchPattern:
     """Compile a pattern.
 
     Without a `/` it is matched against the name at any depth (with `anywhere`), otherwise against the
@@ -58,7 +63,7 @@ def compile_glob(pattern: str, *, anywhere: bool = True) -> Glob:
         if anywhere and "/" not in one.strip("/"):
             components.insert(0, None)
         alternatives.append(tuple(components))
-    return Glob(tuple(alternatives))
+    return SearchPattern(tuple(alternatives))
 
 
 def _matches(components: Sequence[re.Pattern[str] | None], parts: Sequence[str]) -> bool:
@@ -103,11 +108,11 @@ def _expanded(pattern: str) -> list[str]:
     return finished
 
 
-def compile_all(patterns: Sequence[str]) -> tuple[Glob, ...]:
+def compile_all(patterns: Sequence[str]) -> tuple[SearchPattern, ...]:
     """Compile patterns that exclude: each also matches the name of a folder at any depth."""
     return tuple(compile_glob(pattern) for pattern in patterns)
 
 
-def any_matches(globs: Sequence[Glob], parts: Sequence[str]) -> bool:
+def any_matches(patterns: Sequence[SearchPattern], parts: Sequence[str]) -> bool:
     """Whether one of them matches."""
-    return any(glob.matches(parts) for glob in globs)
+    return any(pattern.matches(parts) for pattern in patterns)

@@ -1,10 +1,10 @@
-"""What every file tool that changes something asks first: is this a name a person must be asked about?"""
+"""What is asked about each name a call comes across: must a person say yes, do the rules permit it?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from mcp_tools.builtin.workspace import Target
+from mcp_tools.builtin.workspace import Root, Target, Workspace
 from mcp_tools.builtin.workspace.problems import FileProblem, shown
 from mcp_tools.builtin.workspace.protected import why_protected
 from mcp_tools.types import CallContext
@@ -19,19 +19,46 @@ def why_ask(real_path: str, asked: str) -> str | None:
     return f"{shown(asked)}{where} is protected: programs read and act on {shown(name)} by themselves"
 
 
-def refuse_unasked(targets: Sequence[Target], context: CallContext) -> None:
-    """Refuse a protected target nobody was asked about, by where its opened folder really is now.
+def refuse_now(workspace: Workspace, targets: Sequence[Target], context: CallContext) -> None:
+    """Refuse a target by where its opened folder really is now: the last look before a change.
 
-    The question was decided by what the path led to then; a link may have been exchanged since.
+    The call was decided by what the path led to then; a link may have been exchanged since.
     Raises:
-        FileProblem: Nothing was changed.
+        FileProblem: It is protected and nobody was asked, or a rule forbids it. Nothing was changed.
     """
-    if context.asked:
-        return
     for target in targets:
-        reason = why_ask(target.real_path_now(), target.asked)
+        real_path = target.real_path_now()
+        reason = None if context.asked else why_ask(real_path, target.asked)
         if reason is not None:
             raise FileProblem(
                 target.asked,
                 f"nothing was changed, because a person must be asked about this name: {reason}",
             )
+        if context.screen is not None and not context.permits(workspace.spellings(target.root, real_path)):
+            raise FileProblem(
+                target.asked,
+                f"nothing was changed, because a rule forbids where this leads ({shown(real_path)})",
+            )
+
+
+def permitted_below(
+    workspace: Workspace, root: Root, real_path: str, context: CallContext
+) -> Callable[[Sequence[str]], bool] | None:
+    """Return what says of names below a folder whether the rules let this call touch them.
+
+    None where no rule forbids anything.
+    """
+    if context.screen is None:
+        return None
+    folders = workspace.spellings(root, real_path)
+
+    def permits(parts: Sequence[str]) -> bool:
+        return context.permits(tuple(joined(folder, parts) for folder in folders))
+
+    return permits
+
+
+def joined(folder: str, parts: Sequence[str]) -> str:
+    """Name what is below a folder that is called ".", or by its path."""
+    below = "/".join(parts)
+    return below if folder == "." else f"{folder.rstrip('/')}/{below}"

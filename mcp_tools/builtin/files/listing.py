@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
 from mcp_tools.builtin.files import glob
+from mcp_tools.builtin.files.guard import permitted_below
 from mcp_tools.builtin.files.results import Result
 from mcp_tools.builtin.workspace import Workspace, snapshot
 from mcp_tools.builtin.workspace.beneath import O_PATH, kind_of
@@ -22,7 +23,7 @@ from mcp_tools.builtin.workspace.threads import Work
 from mcp_tools.builtin.workspace.walk import WALK_S, Entry, Walk
 from mcp_tools.errors import ToolError
 from mcp_tools.output.plain import encodable
-from mcp_tools.types import TextContent, ToolOutput
+from mcp_tools.types import CallContext, TextContent, ToolOutput
 
 MAX_LISTED: Final = 1_000
 MAX_TREE_LEVELS: Final = 20
@@ -109,7 +110,7 @@ class ListingTools:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
 
-    async def list_directory(self, path: str = ".") -> ToolOutput:
+    async def list_directory(self, path: str = ".", *, context: CallContext) -> ToolOutput:
         """List the names in a folder, each marked [FILE], [DIR] or [LINK].
 
         At most 1,000 names; a notice says how many more there are. Links are not followed.
@@ -119,12 +120,12 @@ class ListingTools:
         """
 
         def look(work: Work) -> ToolOutput:
-            with folder_and_name(self._workspace, path) as (folder_fd, shown_path):
-                walk = Walk(self._workspace.opener, folder_fd, work, is_deep=False)
+            with opened_folder(self._workspace, path, context) as folder:
+                walk = Walk(self._workspace.opener, folder.fd, work, permits=folder.permits, is_deep=False)
                 found = list(walk)
             notices = [*walk.notices, *_too_many(found)]
             listing = Listing(
-                path=encodable(shown_path),
+                path=encodable(folder.name),
                 entries=[ListedEntry(name=encodable(e.parts[-1]), type=e.kind) for e in found[:MAX_LISTED]],
                 total=len(found),
                 notices=notices,
@@ -138,6 +139,8 @@ class ListingTools:
         self,
         path: str = ".",
         sortBy: Literal["name", "size"] = "name",  # noqa: N803 (the wire's name)
+        *,
+        context: CallContext,
     ) -> ToolOutput:
         """List the names in a folder with sizes and times, and the sum.
 
@@ -149,16 +152,16 @@ class ListingTools:
         """
 
         def look(work: Work) -> ToolOutput:
-            with folder_and_name(self._workspace, path) as (folder_fd, shown_path):
-                walk = Walk(self._workspace.opener, folder_fd, work, is_deep=False)
+            with opened_folder(self._workspace, path, context) as folder:
+                walk = Walk(self._workspace.opener, folder.fd, work, permits=folder.permits, is_deep=False)
                 found = list(walk)
-                sized = [_sized(folder_fd, entry) for entry in found]
+                sized = [_sized(folder.fd, entry) for entry in found]
             if sortBy == "size":
                 sized.sort(key=lambda entry: -(entry.size_bytes or 0))
             notices = [*walk.notices, *_too_many(found)]
             total_size_bytes = sum(entry.size_bytes or 0 for entry in sized)
             listing = SizedListing(
-                path=encodable(shown_path),
+                path=encodable(folder.name),
                 entries=sized[:MAX_LISTED],
                 total=len(found),
                 total_size_bytes=total_size_bytes,
@@ -181,6 +184,8 @@ class ListingTools:
         self,
         path: str = ".",
         excludePatterns: Patterns = [],  # noqa: N803, B006 (read only; the schema shows it)
+        *,
+        context: CallContext,
     ) -> ToolOutput:
         """Show a folder with everything below it.
 
@@ -194,16 +199,17 @@ class ListingTools:
         excluded = glob.compile_all(excludePatterns)
 
         def look(work: Work) -> ToolOutput:
-            with folder_and_name(self._workspace, path) as (folder_fd, shown_path):
+            with opened_folder(self._workspace, path, context) as folder:
                 walk = Walk(
                     self._workspace.opener,
-                    folder_fd,
+                    folder.fd,
                     work,
                     skip=lambda parts: len(parts) > MAX_TREE_LEVELS or glob.any_matches(excluded, parts),
+                    permits=folder.permits,
                     depth_first=False,
                 )
                 tree, notices = _tree(walk)
-            whole = Tree(path=encodable(shown_path), children=tree, notices=notices)
+            whole = Tree(path=encodable(folder.name), children=tree, notices=notices)
             return output(_tree_lines(tree, 0) or ["(the folder is empty)"], notices, whole)
 
         return await self._workspace.threads.run(look, deadline_s=WALK_S)
@@ -263,9 +269,24 @@ class ListingTools:
             return None
 
 
+class OpenedFolder(NamedTuple):
+    """A folder to look through.
+
+    Args:
+        fd: Its descriptor, closed at the end of the context.
+        name: For a model.
+        permits: Told the names from the folder down to something in it, says whether the rules let the
+            call touch it; None where no rule forbids anything.
+    """
+
+    fd: int
+    name: str
+    permits: Callable[[Sequence[str]], bool] | None
+
+
 @contextmanager
-def folder_and_name(workspace: Workspace, path: str) -> Iterator[tuple[int, str]]:
-    """Open a folder to look through; yields its descriptor and its name for a model.
+def opened_folder(workspace: Workspace, path: str, context: CallContext) -> Iterator[OpenedFolder]:
+    """Open a folder to look through.
 
     Raises:
         ToolError: Outside, no folder, or unreadable.
@@ -273,8 +294,12 @@ def folder_and_name(workspace: Workspace, path: str) -> Iterator[tuple[int, str]
     place = workspace.locate(path)
     folder_fd = workspace.open_folder(place)
     try:
-        real_parts, _ = workspace.real_location(place.root, folder_fd)
-        yield folder_fd, workspace.display(place.root, real_parts)
+        real_parts, real_path = workspace.real_location(place.root, folder_fd)
+        yield OpenedFolder(
+            fd=folder_fd,
+            name=workspace.display(place.root, real_parts),
+            permits=permitted_below(workspace, place.root, real_path, context),
+        )
     except OSError as error:
         raise explain(error, path) from error
     finally:

@@ -21,7 +21,7 @@ from mcp_tools.builtin.files.subjects import real_places
 from mcp_tools.builtin.files.write import WriteTools
 from mcp_tools.builtin.workspace import Workspace
 from mcp_tools.registry import ToolRegistry
-from mcp_tools.types import ToolAnnotations
+from mcp_tools.types import Subject, ToolAnnotations
 
 TAG: Final = "filesystem"
 
@@ -45,7 +45,7 @@ def register_file_tools(registry: ToolRegistry, workspace: Workspace) -> None:
     """
 
     def subjects(*names: str, follow: bool = True) -> Callable[..., Any]:
-        async def of_paths(**arguments: Any) -> Sequence[str]:
+        async def of_paths(**arguments: Any) -> Sequence[Subject]:
             paths: list[str] = []
             for name in names:
                 value = arguments[name]

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from mcp_tools.builtin.files import glob as globs
 from mcp_tools.builtin.files import grep
-from mcp_tools.builtin.files.listing import Patterns, folder_and_name, output
+from mcp_tools.builtin.files.guard import joined
+from mcp_tools.builtin.files.listing import Patterns, opened_folder, output
 from mcp_tools.builtin.files.regex_process import MAX_PATTERN_CHARS, RegexProcess
 from mcp_tools.builtin.files.results import Result
 from mcp_tools.builtin.workspace import Workspace
@@ -20,7 +21,7 @@ from mcp_tools.builtin.workspace.problems import escaped
 from mcp_tools.builtin.workspace.threads import Work
 from mcp_tools.builtin.workspace.walk import WALK_S, Walk
 from mcp_tools.output.plain import encodable
-from mcp_tools.types import ToolOutput
+from mcp_tools.types import CallContext, ToolOutput
 
 MAX_FOUND: Final = 1_000
 MAX_MATCHES: Final = 2_000
@@ -61,6 +62,8 @@ class SearchTools:
         path: str,
         pattern: Annotated[str, Field(min_length=1, max_length=globs.MAX_PATTERN_CHARS)],
         excludePatterns: Patterns = [],  # noqa: N803, B006 (the wire's name; the schema shows the default)
+        *,
+        context: CallContext,
     ) -> ToolOutput:
         """Find files and folders by name, at any depth below a folder.
 
@@ -78,12 +81,13 @@ class SearchTools:
         excluded = globs.compile_all(excludePatterns)
 
         def look(work: Work) -> ToolOutput:
-            with folder_and_name(self._workspace, path) as (folder_fd, base):
+            with opened_folder(self._workspace, path, context) as folder:
                 walk = Walk(
                     self._workspace.opener,
-                    folder_fd,
+                    folder.fd,
                     work,
                     skip=lambda parts: globs.any_matches(excluded, parts),
+                    permits=folder.permits,
                 )
                 matches: list[str] = []
                 notices: list[str] = []
@@ -93,7 +97,7 @@ class SearchTools:
                     if len(matches) >= MAX_FOUND:
                         notices.append(f"only the first {MAX_FOUND:,} are shown; there are more")
                         break
-                    matches.append(_joined(base, entry.parts) + ("/" if entry.is_folder else ""))
+                    matches.append(joined(folder.name, entry.parts) + ("/" if entry.is_folder else ""))
             notices += walk.notices
             found = FoundFiles(matches=[encodable(match) for match in matches], notices=notices)
             lines = [escaped(match) for match in matches] or ["No matches found"]
@@ -110,6 +114,8 @@ class SearchTools:
         ignoreCase: bool = False,  # noqa: N803
         excludePatterns: Patterns = [],  # noqa: N803, B006
         maxResults: Annotated[int, Field(ge=1, le=MAX_MATCHES)] = DEFAULT_MATCHES,  # noqa: N803
+        *,
+        context: CallContext,
     ) -> ToolOutput:
         """Find lines by content, in a file or in all text files below a folder.
 
@@ -127,7 +133,7 @@ class SearchTools:
         """
         return await self._workspace.threads.run(
             lambda work: self._grep(
-                pattern, path, glob, regex, ignoreCase, excludePatterns, maxResults, work
+                pattern, path, glob, regex, ignoreCase, excludePatterns, maxResults, context, work
             ),
             deadline_s=WALK_S,
         )
@@ -141,6 +147,7 @@ class SearchTools:
         ignore_case: bool,
         exclude_patterns: Sequence[str],
         max_results: int,
+        context: CallContext,
         work: Work,
     ) -> ToolOutput:
         wanted = globs.compile_glob(glob_pattern)
@@ -153,7 +160,7 @@ class SearchTools:
                 find = stack.enter_context(RegexProcess(pattern, ignore_case=ignore_case)).search
             else:
                 find = grep.literal_finder(pattern, ignore_case=ignore_case)
-            files = stack.enter_context(closing(self._files(path, wanted, excluded, work, skipped)))
+            files = stack.enter_context(closing(self._files(path, wanted, excluded, context, work, skipped)))
             for name, fd in files:
                 try:
                     for line in grep.matching_lines(fd, find, work, skipped.note):
@@ -177,8 +184,9 @@ class SearchTools:
     def _files(
         self,
         path: str,
-        wanted: globs.Glob,
-        excluded: Sequence[globs.Glob],
+        wanted: globs.SearchPattern,
+        excluded: Sequence[globs.SearchPattern],
+        context: CallContext,
         work: Work,
         skipped: _Skipped,
     ) -> Generator[tuple[str, int], None, None]:
@@ -194,21 +202,22 @@ class SearchTools:
         else:
             yield path, fd
             return
-        with folder_and_name(self._workspace, path) as (folder_fd, base):
+        with opened_folder(self._workspace, path, context) as folder:
             walk = Walk(
                 self._workspace.opener,
-                folder_fd,
+                folder.fd,
                 work,
                 skip=lambda parts: globs.any_matches(excluded, parts),
+                permits=folder.permits,
             )
             for entry in walk:
                 if entry.kind == "file" and wanted.matches(entry.parts):
                     try:
-                        fd = open_to_read(self._workspace.opener, folder_fd, entry.parts)
+                        fd = open_to_read(self._workspace.opener, folder.fd, entry.parts, links=False)
                     except (OSError, NotARegularFile):
                         skipped.note("could not be read")
                     else:
-                        yield _joined(base, entry.parts), fd
+                        yield joined(folder.name, entry.parts), fd
             skipped.walk = walk.notices
 
 
@@ -233,8 +242,3 @@ def _name_matcher(pattern: str) -> Callable[[tuple[str, ...]], bool]:
         return globs.compile_glob(pattern).matches
     wanted = pattern.casefold()
     return lambda parts: wanted in parts[-1].casefold()
-
-
-def _joined(base: str, parts: Sequence[str]) -> str:
-    below = "/".join(parts)
-    return below if base == "." else f"{base.rstrip('/')}/{below}"

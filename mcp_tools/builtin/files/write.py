@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from mcp_tools.builtin.files import diff
-from mcp_tools.builtin.files.guard import refuse_unasked, why_ask
+from mcp_tools.builtin.files.guard import refuse_now, why_ask
 from mcp_tools.builtin.files.results import Result
 from mcp_tools.builtin.files.text import encode
 from mcp_tools.builtin.workspace import Target, Workspace, atomic, snapshot
@@ -121,7 +121,7 @@ class WriteTools:
                         before,
                         _writer(target, before, data, mode, digest.update),
                         work=work,
-                        last_look=lambda target=target: refuse_unasked([target], context),  # type: ignore[misc]
+                        last_look=lambda target=target: refuse_now(self._workspace, [target], context),  # type: ignore[misc]
                     )
                 except atomic.ChangedMeanwhile:
                     # Somebody else wrote first. Only who asked for a certain state is told; for the

@@ -152,7 +152,7 @@ def location_of(fd: int) -> str:
     return os.fsdecode(fcntl.fcntl(fd, command, b"\0" * 1024).split(b"\0", 1)[0])
 
 
-def open_to_read(opener: Opener, dir_fd: int, parts: Sequence[str]) -> int:
+def open_to_read(opener: Opener, dir_fd: int, parts: Sequence[str], *, links: bool = True) -> int:
     """Open a regular file for reading. A pipe, device or socket is refused without being touched.
 
     Raises:
@@ -161,11 +161,11 @@ def open_to_read(opener: Opener, dir_fd: int, parts: Sequence[str]) -> int:
     """
     reading = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     if not O_PATH:
-        fd = opener(dir_fd, parts, reading)
+        fd = opener(dir_fd, parts, reading, links=links)
         return _checked_regular(fd)
     # Opening a pipe even without blocking lets its writer go on and then kills it with SIGPIPE, and
     # opening a device may do anything: so look first, through a descriptor that touches nothing.
-    named = _checked_regular(opener(dir_fd, parts, O_PATH))
+    named = _checked_regular(opener(dir_fd, parts, O_PATH, links=links))
     try:
         return os.open(f"/proc/self/fd/{named}", reading)
     finally:

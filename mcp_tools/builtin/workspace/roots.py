@@ -274,6 +274,25 @@ class Workspace:
             return "/".join(parts) or "."
         return f"{root.real.rstrip('/')}/{'/'.join(parts)}".rstrip("/") or "/"
 
+    def spellings(self, root: Root, real_path: str) -> tuple[str, ...]:
+        """Name a place in every way that a rule may name it.
+
+        Args:
+            root: Through which it was reached.
+            real_path: Absolute, without links.
+        Returns:
+            The path relative to the first root, where it lies in it, and the absolute one; also as
+            it was at start, should the root have been moved since.
+        """
+        found: list[str] = []
+        for each in dict.fromkeys((self.roots[0], root)):
+            parts = paths.parts_below(real_path, location_of(each.fd))
+            if parts is not None:
+                if each is self.roots[0]:
+                    found.append("/".join(parts) or ".")
+                found.append("/".join([each.real.rstrip("/"), *parts]) or "/")
+        return tuple(dict.fromkeys([*found, real_path]))
+
     def _similar(self, place: Located) -> str:
         return similar.suggest(self.opener, place.root.fd, place.parts)
 

@@ -41,6 +41,7 @@ class Walk:
     Args:
         folder_fd: Where to start. Stays open, and the caller's.
         skip: Told each path; what it says True to is left out, a folder with all that is below it.
+        permits: Told each path that is not skipped; what it says False to is left out likewise, and counted.
         is_deep: False: only the folder itself.
         depth_first: All that is below a folder before its next neighbour; otherwise level by level.
     """
@@ -52,6 +53,7 @@ class Walk:
         work: Work,
         *,
         skip: Callable[[tuple[str, ...]], bool] = lambda _: False,
+        permits: Callable[[tuple[str, ...]], bool] | None = None,
         is_deep: bool = True,
         depth_first: bool = True,
     ) -> None:
@@ -59,10 +61,12 @@ class Walk:
         self._folder_fd = folder_fd
         self._work = work
         self._skip = skip
+        self._permits = permits
         self._is_deep = is_deep
         self._depth_first = depth_first
         self._unreadable: list[str] = []
         self._too_deep = 0
+        self._hidden = 0
         self._seen = 0
         self._ended: str | None = None
 
@@ -70,6 +74,8 @@ class Walk:
     def notices(self) -> list[str]:
         """What was not looked at, in words; empty after a complete walk."""
         found = [self._ended] if self._ended else []
+        if self._hidden:
+            found.append(f"{self._hidden:,} entries are left out, because a rule of this server hides them")
         if self._too_deep:
             found.append(f"{self._too_deep:,} folders lie too deep and were not looked into")
         if self._unreadable:
@@ -101,8 +107,12 @@ class Walk:
                         if self._is_at_an_end():
                             break
                         below = (*parts, entry.name)
-                        if not self._skip(below):
-                            found.append(Entry(below, _kind(entry)))
+                        if self._skip(below):
+                            continue
+                        if self._permits is not None and not self._permits(below):
+                            self._hidden += 1
+                            continue
+                        found.append(Entry(below, _kind(entry)))
             finally:
                 os.close(fd)
         except OSError as error:
@@ -117,7 +127,7 @@ class Walk:
         self._seen += 1
         if self._seen > MAX_NAMES:
             self._ended = f"stopped after {MAX_NAMES:,} names"
-        elif self._seen % 1000 == 0 and self._work.is_out_of_time:
+        elif self._seen % 100 == 0 and self._work.is_out_of_time:
             self._ended = _OUT_OF_TIME
         return self._ended is not None
 
