@@ -138,13 +138,13 @@ class ChangeTools:
                         os.mkdir(name, atomic.NEW_FOLDER_MODE, dir_fd=folder_fd)
                         real_parts = (*real_parts, name)
                         created.append(self._workspace.display(place.root, real_parts))
+                        # At once: each name is on disk before a name below it can be.
+                        atomic.sync_folder(folder_fd)
                     inner_fd = os.open(
                         name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd
                     )
                     os.close(folder_fd)
                     folder_fd = inner_fd
-                if created:
-                    atomic.sync_folder(deepest_fd)
                 real_parts, _ = self._workspace.real_location(place.root, folder_fd)
             except OSError as error:
                 then = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -334,3 +335,40 @@ def test_a24_an_immutable_file_is_named(tmp_path: Path, run_tools: Any) -> None:
     assert "is read-only for the server's user" in printed
     assert printed.count("EPERM") == 2
     assert state(root) == {"x": "old", "folder": ""}
+
+
+@needs_strace
+def test_a20_each_new_folder_is_on_disk_before_what_is_below_it(tmp_path: Path) -> None:
+    root, log = tmp_path / "root", tmp_path / "log"
+    root.mkdir()
+    calls = {"root": ("create_directory", {"path": "x/y/z"})}
+    subprocess.run(
+        [
+            *("strace", "-f", "--seccomp-bpf", "-qq", "-y", "-o", log, "-e", "trace=mkdirat,fsync"),
+            *(sys.executable, "-c", DRIVER, str(tmp_path), json.dumps(calls)),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    steps = re.findall(rf"(mkdirat|fsync)\(\d+<{re.escape(str(root))}(/?[^>]*)>", log.read_text())
+    folders = ["", "/x", "/x/y"]
+    assert steps == [(step, folder) for folder in folders for step in ("mkdirat", "fsync")]
+
+
+@needs_strace
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a20_a_folder_that_the_disk_does_not_confirm_is_no_success(tmp_path: Path, number: int) -> None:
+    (tmp_path / "root").mkdir()
+    calls = {"root": ("create_directory", {"path": "x/y/z"})}
+    subprocess.run(
+        [
+            *("strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fsync"),
+            *("-e", f"inject=fsync:error=EIO:when={number}"),
+            *(sys.executable, "-c", DRIVER, str(tmp_path), json.dumps(calls)),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (tmp_path / f"root.{REFUSED}").is_dir()
