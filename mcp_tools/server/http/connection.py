@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, cast
 
@@ -42,6 +43,7 @@ _MALFORMED: Final = _raw_answer(b"400 Bad Request", b"not a well-formed HTTP/1.1
 _LATE: Final = _raw_answer(b"408 Request Timeout", b"the request did not arrive in time")
 
 
+_STATE_KEY: Final = "mcp_tools.connection"
 _OVERRIDDEN: Final = (
     "connection_made",
     "data_received",
@@ -150,7 +152,10 @@ class BoundedConnection(H11Protocol):
     """
 
     def __init__(self, config: Config, state: ServerState, crowd: Crowd, limits: HttpLimits) -> None:
-        super().__init__(config, state, {})
+        # The only way from uvicorn's scope back to the connection is the state it copies into each.
+        super().__init__(config, state, {_STATE_KEY: self})
+        self.on_lost: Callable[[], None] | None = None
+        """Called when the client leaves; for the one request that is being answered."""
         # Not uvicorn's loggers, which belong to the whole process and to programs around us.
         self.logger = _wire_logger
         self.access_log = False
@@ -187,6 +192,8 @@ class BoundedConnection(H11Protocol):
         self._wait_for(_Wait.NOTHING)
         self._stop_stall_timer()
         super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
         self._unset_keepalive_if_required()
 
     def pause_writing(self) -> None:
@@ -277,6 +284,12 @@ class BoundedConnection(H11Protocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+
+
+def connection_of(scope: Mapping[str, Any]) -> BoundedConnection | None:
+    """Return the connection that a request came in on; None under another ASGI server."""
+    connection = scope.get("state", {}).get(_STATE_KEY)
+    return connection if isinstance(connection, BoundedConnection) else None
 
 
 def check_uvicorn() -> None:

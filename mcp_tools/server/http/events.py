@@ -34,6 +34,11 @@ async def send_event(exchange: Exchange, name: str, data: str) -> None:
     await _send_text(exchange, f"event: {name}\r\ndata: {data}\r\n\r\n")
 
 
+async def send_ping(exchange: Exchange) -> None:
+    """Send a comment, which clients skip."""
+    await _send_text(exchange, ": ping\r\n\r\n")
+
+
 async def _send_text(exchange: Exchange, text: str) -> None:
     await exchange({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
@@ -53,7 +58,7 @@ async def next_message(
                 return None
         if not exchange.started:
             await start(exchange, *headers)
-        await _send_text(exchange, ": ping\r\n\r\n")
+        await send_ping(exchange)
 
 
 @asynccontextmanager

@@ -108,17 +108,3 @@ async def read_body(receive: Receive, *, limits: HttpLimits, share: BodyShare) -
                 body = chunk
         if not message.get("more_body", False):
             return bytes(body)
-
-
-def replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that first gives a body that was read already."""
-    given = False
-
-    async def next_message() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return next_message

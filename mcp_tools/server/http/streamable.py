@@ -1,4 +1,4 @@
-"""`/mcp`: streamable HTTP. 2026-07-28 requests go to the SDK; older ones to the session they belong to."""
+"""`/mcp`: streamable HTTP. A request of 2026-07-28 stands alone; an older one belongs to a session."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any, Final
 import anyio
 from anyio.abc import TaskGroup
 from mcp.server.lowlevel import Server
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp_types.jsonrpc import JSONRPCMessage, JSONRPCRequest
 
 from mcp_tools.server.http import requests as checks
-from mcp_tools.server.http.exchange import replay
 from mcp_tools.server.http.handshake import HandshakeSessions
+from mcp_tools.server.http.modern import ModernRequests
 from mcp_tools.server.http.requests import Refusal
 from mcp_tools.server.http.routing import Bounds, Calling, Handler, Request, Routes
 
@@ -31,7 +30,7 @@ class StreamableRoutes:
 
     def __init__(self, server: Server[Any], bounds: Bounds) -> None:
         self._bounds = bounds
-        self._modern = StreamableHTTPSessionManager(server, max_request_body_size=bounds.limits.body_bytes)
+        self._modern = ModernRequests(server)
         self._sessions = HandshakeSessions(server, on_end=self._close)
         self._ledger = bounds.new_ledger(on_close=self._sessions.end)
         self._group: TaskGroup | None = None
@@ -42,7 +41,7 @@ class StreamableRoutes:
     async def running(self, lifespan_state: Any) -> AsyncIterator[None]:
         """Keep sessions while this is entered; on the way out, end them all."""
         self._lifespan_state = lifespan_state
-        async with self._modern.run(), anyio.create_task_group() as self._group:
+        async with anyio.create_task_group() as self._group:
             self._group.start_soon(self._end_idle_sessions)
             try:
                 yield
@@ -61,10 +60,10 @@ class StreamableRoutes:
     async def _post(self, request: Request) -> Refusal | None:
         if (refusal := checks.media_refusal(request.headers, self._bounds.limits)) is not None:
             return refusal
-        if request.is_modern:
-            return await self._bounds.with_message(request, self._post_modern)
         if not checks.accepts(request.headers, b"application/json", b"text/event-stream"):
             return checks.NOT_ACCEPTABLE
+        if request.is_modern:
+            return await self._bounds.with_message(request, self._post_modern)
         if request.headers.get(b"mcp-session-id") is None:
             return await self._bounds.with_message(request, self._open_session)
         return await self._in_session(request, self._post_to_session)
@@ -87,16 +86,14 @@ class StreamableRoutes:
 
     # --- 2026-07-28 ---------------------------------------------------------------------------
 
-    async def _post_modern(self, request: Request, message: JSONRPCMessage, body: bytes) -> Refusal | None:
-        async def pass_on(request: Request) -> None:
+    async def _post_modern(self, request: Request, message: JSONRPCMessage, _: bytes) -> Refusal | None:
+        async def answer(request: Request) -> Refusal | None:
             with Calling(request, transport="http", session_id=None):
-                receive = replay(body, request.receive)
-                await self._modern.handle_request(request.scope, receive, request.exchange)
+                return await self._modern.post(message, request, self._lifespan_state)
 
         if isinstance(message, JSONRPCRequest) and message.method == "subscriptions/listen":
-            return await self._bounds.as_stream(request, pass_on)
-        await pass_on(request)
-        return None
+            return await self._bounds.as_stream(request, answer)
+        return await answer(request)
 
     # --- The handshake era --------------------------------------------------------------------
 

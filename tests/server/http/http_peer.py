@@ -35,6 +35,10 @@ def tokens() -> TokenTable:
     return TokenTable([("alice", ALICE), ("bob", BOB)])
 
 
+def touch(*parts: str) -> None:
+    Path(*parts).touch()
+
+
 def make_registry() -> ToolRegistry:
     registry = ToolRegistry()
 
@@ -58,6 +62,24 @@ def make_registry() -> ToolRegistry:
         await anyio.sleep(seconds)
         return "waited"
 
+    @registry.register(timeout=60)
+    async def until_withdrawn(folder: str) -> str:
+        """Wait until withdrawn, and leave a file that says so."""
+        touch(folder, "begun")
+        try:
+            await anyio.sleep(30)
+        finally:
+            touch(folder, "withdrawn")
+        return "never"
+
+    @registry.register
+    async def steps(count: int, context: CallContext) -> str:
+        """Report each step."""
+        for step in range(count):
+            await context.report_progress(step + 1, count)
+            await anyio.sleep(0.1)
+        return f"{count} steps"
+
     @registry.register
     def big(size: int) -> str:
         """Return so many characters."""
@@ -66,7 +88,7 @@ def make_registry() -> ToolRegistry:
     @registry.register
     def mark(path: str) -> str:
         """Leave a file, so that a test sees whether the call was made."""
-        Path(path).touch()
+        touch(path)
         return "marked"
 
     return registry
@@ -292,7 +314,8 @@ def modern(
     if params and "name" in params:
         headers["Mcp-Name"] = params["name"]
     headers |= {name.replace("_", "-"): value for name, value in changed.items()}
-    body = rpc(method, {**(params or {}), "_meta": meta})
+    params = params or {}
+    body = rpc(method, {**params, "_meta": meta | params.get("_meta", {})})
     return request("POST", "/mcp", port=port, headers=headers, body=body, token=token)
 
 
