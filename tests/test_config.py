@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,17 +85,41 @@ VALUES = {
     "token": f'"{TOKEN}"',
     "allow": '["write_file"]',
     "tools": '["evil:registry"]',
-    "log_level": '"error"',
-    "log_format": '"json"',
     "allowed_hosts": '["evil.example"]',
     "allowed_origins": '["https://evil.example"]',
     "hide_exceptions": "false",
 }
 NARROWING = {"deny", "ask", "confirm_timeout_s", "max_concurrent_calls"}
+HARMLESS = {"log_level", "log_format"}
 
 
 def test_every_setting_is_either_narrowing_or_refused_from_a_project() -> None:
-    assert set(SETTINGS) == set(VALUES) | NARROWING
+    assert set(SETTINGS) == set(VALUES) | NARROWING | HARMLESS
+
+
+def test_what_grants_nothing_holds_from_a_project_unless_its_owner_says_otherwise(
+    project: Path, environ: dict[str, str]
+) -> None:
+    (project / "mcp_tools.toml").write_text('log_level = "debug"\nlog_format = "json"')
+    environ["MCP_TOOLS_LOG_FORMAT"] = "human"
+    settings = load_settings(environ=environ)
+    assert (settings.log_level, settings.log_format) == ("debug", "human")
+
+
+@pytest.mark.usefixtures("project")
+def test_an_owners_denials_hold_without_a_home_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some clients start servers with an almost empty environment."""
+    passwd = pwd.struct_passwd(("me", "x", os.getuid(), 0, "", str(tmp_path), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: passwd)
+    folder = (
+        tmp_path / ("Library/Application Support" if sys.platform == "darwin" else ".config") / "mcp_tools"
+    )
+    folder.mkdir(parents=True)
+    (folder / "mcp_tools.toml").write_text('deny = ["write_file"]')
+    for environ in ({}, {"HOME": ""}):
+        assert load_settings(environ=environ).deny == ("write_file",)
 
 
 @pytest.mark.parametrize("name", VALUES)

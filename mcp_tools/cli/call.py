@@ -36,8 +36,8 @@ _EXIT_CODES: Final[Mapping[ExecutionStatus, int]] = {
 }
 
 HOW_TO_CONFIRM: Final = (
-    "This call needs a person's yes, and there is no terminal to ask at. Run it in a terminal, add --yes, "
-    "or allow it by a rule such as --allow {tool}."
+    "This call needs a person's yes ({reason}), and there is no terminal to ask at. Run it in a terminal, or "
+    "add --yes"
 )
 
 
@@ -48,12 +48,18 @@ def call(arguments: argparse.Namespace) -> int:
     with prepared(settings, log_level=None if arguments.log_level else "error") as app:
         sent = read_arguments(app.registry.get(arguments.tool), arguments.json, arguments.arguments)
         result = _run(app, arguments.tool, sent, yes=arguments.yes)
+        is_hidden = result.error_code is ErrorCode.UNKNOWN_TOOL and arguments.tool in app.registry
     text = to_json(result, indent=2) if arguments.output == "json" else result.to_observation()
     if sys.stdout.isatty():
         text = terminal.for_display(text)
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
     if result.confirmation is not None:
-        print(f"mcp-tools: {HOW_TO_CONFIRM.format(tool=result.tool_name)}", file=sys.stderr)
+        how = HOW_TO_CONFIRM.format(reason=result.confirmation.reason)
+        rule = f", or allow it by a rule such as --allow {result.tool_name}"
+        print(f"mcp-tools: {how}{rule if result.confirmation.can_be_allowed else ''}.", file=sys.stderr)
+    if is_hidden:
+        print(f"mcp-tools: a deny rule of yours forbids every call of {arguments.tool}.", file=sys.stderr)
+        return exits.DENIED
     if result.error_code is ErrorCode.UNKNOWN_TOOL:
         return exits.USAGE
     return _EXIT_CODES.get(result.status, exits.FAILED)
@@ -111,7 +117,8 @@ def read_arguments(tool: Tool | None, as_json: str | None, pairs: list[str]) -> 
         try:
             arguments[name] = json.loads(value)
         except ValueError:
-            kind = schema.get("type", "a value of another kind than text")
+            kinds = [option.get("type") for option in (schema, *schema.get("anyOf", ())) if "type" in option]
+            kind = " or ".join(map(str, kinds)) or "another kind of value"
             raise ConfigError(f"--arg {name}: {value!r} is not JSON; the tool takes {kind}") from None
     return arguments
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import sys
 
@@ -27,6 +28,7 @@ def ask(question: Confirmation, *, asked_by: str) -> Answer:
 
     Blocks, so it is no `Channel`: Ctrl-C must end it, which an event loop would not let happen.
     """
+    _forget_typed()
     print(f"\n{question_text(question, asked_by=asked_by)}\n", file=sys.stderr)
     print("Do it? [y/N] ", end="", file=sys.stderr, flush=True)
     ready, _, _ = select.select([sys.stdin], [], [], question.expires_in_s)
@@ -42,3 +44,13 @@ def ask(question: Confirmation, *, asked_by: str) -> Answer:
     if line.strip().lower() in ("y", "yes"):
         return Answer(Reply.APPROVED)
     return Answer(Reply.DECLINED, "declined by the person who was asked; nothing was done")
+
+
+def _forget_typed() -> None:
+    # A line typed before the question was there is no answer to it.
+    try:
+        import termios
+    except ImportError:  # not a POSIX system
+        return
+    with contextlib.suppress(OSError, termios.error):
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)

@@ -87,7 +87,7 @@ def user_config_folder(environ: Mapping[str, str]) -> str | None:
     """
     base = environ.get("XDG_CONFIG_HOME", "")
     if not os.path.isabs(base):
-        home = environ.get("HOME", "")
+        home = environ.get("HOME", "") or _home_of_user()
         if sys.platform == "win32":
             base = environ.get("APPDATA", "")
         elif not home:
@@ -97,6 +97,16 @@ def user_config_folder(environ: Mapping[str, str]) -> str | None:
         else:
             base = os.path.join(home, ".config")
     return os.path.join(base, "mcp_tools") if base else None
+
+
+def _home_of_user() -> str:
+    # Without HOME (some clients start servers with an empty environment) an owner's denials still hold.
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except (ImportError, KeyError):  # Windows; a user without an entry, as in some containers
+        return ""
 
 
 def _from_environment(environ: Mapping[str, str], cwd: str | None) -> dict[str, Given]:
@@ -188,6 +198,8 @@ def _narrow(values: dict[str, Any], cwd: str | None, owner_file: str | None) -> 
                 )
             case "add":
                 values[name] = (*values.get(name, ()), *cast("tuple[str, ...]", setting.parse(given)))
+            case "fallback":
+                values.setdefault(name, setting.parse(given))
             case "only true":
                 if not setting.parse(given):
                     raise ConfigError(f"{given.where} is false; a project's file can only make it true")

@@ -11,7 +11,7 @@ from mcp_tools.config.values import Parse, choice, flag, integer, path, paths, s
 Transport = Literal["stdio", "sse", "http"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["human", "json"]
-FromProject = Literal["refuse", "add", "lower", "only true"]
+FromProject = Literal["refuse", "add", "lower", "only true", "fallback"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +73,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "ask": Setting(parse=texts, from_project="add", adds_up=True),
     "allow": Setting(parse=texts, adds_up=True),
     "tools": Setting(parse=texts),
-    "log_level": Setting(parse=choice("debug", "info", "warning", "error")),
-    "log_format": Setting(parse=choice("human", "json")),
+    "log_level": Setting(parse=choice("debug", "info", "warning", "error"), from_project="fallback"),
+    "log_format": Setting(parse=choice("human", "json"), from_project="fallback"),
     "max_concurrent_calls": Setting(parse=integer(1, 10_000), from_project="lower"),
     "hide_exceptions": Setting(parse=flag, from_project="only true"),
     "allowed_hosts": Setting(parse=texts),

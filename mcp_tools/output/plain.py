@@ -54,7 +54,8 @@ def to_plain(value: Any) -> Any:
 
     Models, dataclasses, enums, dates and containers keep their content. Bytes become
     `{"base64": …, "size_bytes": …}`; NaN and infinities their names as strings, since JSON has no
-    such numbers; anything else its `repr`, at most 1,000 characters. Cycles, nesting over 64 levels
+    such numbers, and integers over 4,200 digits their hexadecimal form; anything else its `repr`, at
+    most 1,000 characters. Cycles, nesting over 64 levels
     and what goes beyond 1,000,000 values are named in place.
     """
     return _Conversion().plain(value, 0)
@@ -98,7 +99,7 @@ class _Conversion:
             case str():
                 return encodable(str.__str__(value))
             case int():
-                return int(value)
+                return int(value) if value.bit_length() <= MAX_INT_BITS else hex(value)
             case float():
                 return float(value) if math.isfinite(value) else repr(float(value))
             case bytes() | bytearray() | memoryview():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +96,8 @@ def test_a_failure_is_told_as_the_model_would_hear_it(run: Run) -> None:
 
 def test_a_tool_that_a_rule_denies_outright_is_not_there(run: Run) -> None:
     done = run("call", "echo", "--arg", "text=x", "--deny", "echo", *TOOLS)
-    assert done.code == 2
+    assert done.code == 3
+    assert "a deny rule of yours forbids every call of echo" in done.err
     assert "echo" not in run("list", "--deny", "echo", *TOOLS).out.split()
 
 
@@ -198,6 +201,17 @@ def test_a_yes_does_not_hold_when_the_file_changed_meanwhile_and_the_question_co
     assert path.read_text() == "new"
 
 
+def test_what_was_typed_before_the_question_is_no_answer(environ: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    call = ("put", "--arg", f"path={path}", "--arg", "content=new", "--confirm-timeout", "0.5")
+    with at_terminal(*call, environ=environ) as terminal:
+        terminal.type("y\ny\n")
+        out, _ = terminal.process.communicate(timeout=WAIT_S)
+        assert terminal.process.returncode == 3
+        assert "nobody answered" in out.decode()
+    assert not path.exists()
+
+
 def test_nobody_answering_in_time_means_no(environ: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "file"
     call = ("put", "--arg", f"path={path}", "--arg", "content=new", "--confirm-timeout", "0.2")
@@ -227,3 +241,20 @@ def test_progress_is_shown_at_a_terminal(environ: dict[str, str]) -> None:
         out, _ = terminal.process.communicate(timeout=WAIT_S)
         assert out == b"local over cli\n"
         assert "[2/2] counting" in terminal.read_rest()
+
+
+def test_a_project_in_the_current_folder_cannot_bring_its_own_tools(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    """Its metadata would make it an installed package, were the folder on Python's path."""
+    (tmp_path / "evil.py").write_text("raise SystemExit('pwned')")
+    metadata = tmp_path / "evil-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[mcp_tools.tools]\nevil = evil:tools\n")
+    find = "import importlib.metadata as m; print(len(m.entry_points(group='mcp_tools.tools')))"
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environ, "capture_output": True, "timeout": WAIT_S}
+    found = subprocess.run([sys.executable, "-c", find], **options)
+    assert found.stdout == b"1\n"  # the attack works on a Python that looks there
+    done = subprocess.run([sys.executable, "-m", "mcp_tools", "list"], **options)
+    assert (done.returncode, b"pwned" in done.stderr) == (0, False)

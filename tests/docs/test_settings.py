@@ -50,6 +50,7 @@ def test_a_row_says_what_the_code_does(name: str, monkeypatch: pytest.MonkeyPatc
     expected = {(): "none", None: "none", False: "false"}.get(shown, str(shown))
     assert default.strip("`") == (f"{shown:g}" if isinstance(shown, float) else expected)
     said = {"refused": "refuse", "adds": "add", "lowers": "lower", "only true": "only true"}
+    said["if nobody else sets it"] = "fallback"
     assert said[project] == SETTINGS[name].from_project
     # The variable is known: an unknown one would be an error that says so.
     monkeypatch.chdir(tmp_path)
