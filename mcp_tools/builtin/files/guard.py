@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
-from mcp_tools.builtin.workspace import Root, Target, Workspace
-from mcp_tools.builtin.workspace.problems import FileProblem, shown
+from mcp_tools.builtin.workspace import Located, Root, Target, Workspace
+from mcp_tools.builtin.workspace.problems import FileProblem, explain, shown
 from mcp_tools.builtin.workspace.protected import why_protected
 from mcp_tools.types import CallContext
 
@@ -39,6 +40,43 @@ def refuse_now(workspace: Workspace, targets: Sequence[Target], context: CallCon
                 target.asked,
                 f"nothing was changed, because a rule forbids where this leads ({shown(real_path)})",
             )
+
+
+def permitted(workspace: Workspace, root: Root, context: CallContext) -> Callable[[str], bool] | None:
+    """Return what says of a real path whether the rules let this call touch it; None where all may be."""
+    if context.screen is None:
+        return None
+    return lambda real_path: context.permits(workspace.spellings(root, real_path))
+
+
+def open_file(workspace: Workspace, place: Located, context: CallContext) -> int:
+    """Open a regular file to read it; what the descriptor really leads to is judged once more.
+
+    Raises:
+        ToolError: As `Workspace.open_file`, or a rule forbids what is there by now.
+    """
+    fd = workspace.open_file(place, may_name=permitted(workspace, place.root, context))
+    check_opened(workspace, place, fd, context)
+    return fd
+
+
+def check_opened(workspace: Workspace, place: Located, fd: int, context: CallContext) -> None:
+    """Close what was opened and refuse, if a rule forbids where it really is.
+
+    Raises:
+        ToolError: It is forbidden, or left its root meanwhile; the descriptor is closed.
+    """
+    permits = permitted(workspace, place.root, context)
+    if permits is None:
+        return
+    try:
+        is_permitted = permits(workspace.real_location(place.root, fd)[1])
+    except OSError as error:
+        os.close(fd)
+        raise explain(error, place.asked) from error
+    if not is_permitted:
+        os.close(fd)
+        raise FileProblem(place.asked, "a rule forbids where this leads; nothing was read")
 
 
 def permitted_below(

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 from pydantic import BaseModel, Field
 
 from mcp_tools.builtin.files import glob
-from mcp_tools.builtin.files.guard import permitted_below
+from mcp_tools.builtin.files.guard import check_opened, permitted, permitted_below
 from mcp_tools.builtin.files.results import Result
 from mcp_tools.builtin.workspace import Workspace, snapshot
 from mcp_tools.builtin.workspace.beneath import O_PATH, kind_of
@@ -214,7 +214,7 @@ class ListingTools:
 
         return await self._workspace.threads.run(look, deadline_s=WALK_S)
 
-    async def get_file_info(self, path: str) -> ToolOutput:
+    async def get_file_info(self, path: str, *, context: CallContext) -> ToolOutput:
         """Return type, size, times, permissions and SHA-256 of a file or folder, without its content.
 
         Args:
@@ -227,6 +227,7 @@ class ListingTools:
                 fd = self._workspace.opener(place.root.fd, place.parts, O_PATH or os.O_RDONLY | os.O_NONBLOCK)
             except OSError as error:
                 raise explain(error, path) from error
+            check_opened(self._workspace, place, fd, context)
             try:
                 status = os.fstat(fd)
                 real_parts, real_path = self._workspace.real_location(place.root, fd)
@@ -292,7 +293,8 @@ def opened_folder(workspace: Workspace, path: str, context: CallContext) -> Iter
         ToolError: Outside, no folder, or unreadable.
     """
     place = workspace.locate(path)
-    folder_fd = workspace.open_folder(place)
+    folder_fd = workspace.open_folder(place, may_name=permitted(workspace, place.root, context))
+    check_opened(workspace, place, folder_fd, context)
     try:
         real_parts, real_path = workspace.real_location(place.root, folder_fd)
         yield OpenedFolder(

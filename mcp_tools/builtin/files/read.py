@@ -8,12 +8,13 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from mcp_tools.builtin.files import pages, text
+from mcp_tools.builtin.files.guard import open_file
 from mcp_tools.builtin.files.whole import MAX_WHOLE_BYTES, read_whole
 from mcp_tools.builtin.workspace import Workspace
 from mcp_tools.builtin.workspace.problems import FileProblem, escaped
 from mcp_tools.builtin.workspace.threads import Work
 from mcp_tools.errors import ToolError
-from mcp_tools.types import MediaContent, TextContent, ToolOutput
+from mcp_tools.types import CallContext, MediaContent, TextContent, ToolOutput
 
 MAX_FILES: Final = 50
 MAX_TOGETHER_BYTES: Final = 1024 * 1024
@@ -29,7 +30,7 @@ class ReadTools:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
 
-    async def read_file(self, path: str, encoding: str = "utf-8") -> str:
+    async def read_file(self, path: str, encoding: str = "utf-8", *, context: CallContext) -> str:
         """Return a whole text file exactly as it is stored (line ends and byte order mark kept).
 
         Up to 10 MiB; for bigger ones use read_text_file with head, tail, or offset and limit. A file that
@@ -41,7 +42,9 @@ class ReadTools:
             encoding: For example utf-8, utf-16, latin-1, cp1252.
         """
         name = text.check_encoding(encoding)
-        content = await read_whole(self._workspace, path, limit_bytes=MAX_WHOLE_BYTES, beyond=_IN_PAGES)
+        content = await read_whole(
+            self._workspace, path, limit_bytes=MAX_WHOLE_BYTES, beyond=_IN_PAGES, context=context
+        )
         return text.decode(content, path, encoding=name)
 
     async def read_text_file(
@@ -51,6 +54,8 @@ class ReadTools:
         tail: Lines = None,
         offset: Lines = None,
         limit: Lines = None,
+        *,
+        context: CallContext,
     ) -> ToolOutput | str:
         """Return a UTF-8 text file of any size, or a part of it, exactly as stored.
 
@@ -70,7 +75,7 @@ class ReadTools:
             raise ToolError("head goes alone; use either head, or offset and limit")
 
         def read(work: Work) -> pages.Page:
-            fd = self._workspace.open_file(self._workspace.locate(path))
+            fd = open_file(self._workspace, self._workspace.locate(path), context)
             try:
                 if tail is not None:
                     return pages.read_page(fd, path, lambda fd, size: pages.last_lines(fd, size, tail))
@@ -84,7 +89,7 @@ class ReadTools:
             return page.text
         return ToolOutput(content=[TextContent(text=page.text), TextContent(text=f"[{page.notice}]")])
 
-    async def read_media_file(self, path: str) -> ToolOutput:
+    async def read_media_file(self, path: str, *, context: CallContext) -> ToolOutput:
         """Return a picture or a sound (PNG, JPEG, GIF, WebP, AVIF, BMP, TIFF, WAV, MP3, OGG, FLAC, M4A).
 
         Up to 10 MiB. The type is told from the content, not from the name. Cannot show video or documents.
@@ -93,7 +98,7 @@ class ReadTools:
             path: Relative to the first allowed folder, or absolute.
         """
         content = await read_whole(
-            self._workspace, path, limit_bytes=MAX_WHOLE_BYTES, beyond="it cannot be shown"
+            self._workspace, path, limit_bytes=MAX_WHOLE_BYTES, beyond="it cannot be shown", context=context
         )
         media_type = text.media_type_of(content[:16])
         if media_type is None or not media_type.startswith(("image/", "audio/")):
@@ -102,7 +107,7 @@ class ReadTools:
         return ToolOutput(content=[MediaContent(data=content, media_type=media_type)])
 
     async def read_multiple_files(
-        self, paths: Annotated[list[str], Field(min_length=1, max_length=MAX_FILES)]
+        self, paths: Annotated[list[str], Field(min_length=1, max_length=MAX_FILES)], *, context: CallContext
     ) -> ToolOutput:
         """Return several UTF-8 text files at once, each under a line with its path.
 
@@ -121,7 +126,7 @@ class ReadTools:
                 )
                 continue
             try:
-                output = await self.read_text_file(path)
+                output = await self.read_text_file(path, context=context)
             except ToolError as error:
                 pieces.append(TextContent(text=f"{escaped(path)}: Error: {error}"))
                 continue

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from mcp_tools.builtin.files import glob as globs
 from mcp_tools.builtin.files import grep
-from mcp_tools.builtin.files.guard import joined
+from mcp_tools.builtin.files.guard import check_opened, joined, open_file
 from mcp_tools.builtin.files.listing import Patterns, opened_folder, output
 from mcp_tools.builtin.files.regex_process import MAX_PATTERN_CHARS, RegexProcess
 from mcp_tools.builtin.files.results import Result
@@ -196,10 +196,11 @@ class SearchTools:
             fd = open_to_read(self._workspace.opener, place.root.fd, place.parts)
         except NotARegularFile as error:
             if error.kind != "directory":
-                self._workspace.open_file(place)  # says what it is
+                open_file(self._workspace, place, context)  # says what it is
         except OSError:
-            self._workspace.open_file(place)
+            open_file(self._workspace, place, context)
         else:
+            check_opened(self._workspace, place, fd, context)
             yield path, fd
             return
         with opened_folder(self._workspace, path, context) as folder:

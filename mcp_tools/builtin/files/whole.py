@@ -8,14 +8,18 @@ from typing import Final
 
 import anyio
 
+from mcp_tools.builtin.files.guard import open_file
 from mcp_tools.builtin.workspace import Workspace
 from mcp_tools.builtin.workspace.problems import FileProblem, explain
 from mcp_tools.builtin.workspace.snapshot import SETTLE_S, TRIES, is_settled, is_unchanged
+from mcp_tools.types import CallContext
 
 MAX_WHOLE_BYTES: Final = 10 * 1024 * 1024
 
 
-async def read_whole(workspace: Workspace, path: str, *, limit_bytes: int, beyond: str) -> bytes:
+async def read_whole(
+    workspace: Workspace, path: str, *, limit_bytes: int, beyond: str, context: CallContext
+) -> bytes:
     """Read all bytes of a regular file, as they were at one moment.
 
     Args:
@@ -28,7 +32,9 @@ async def read_whole(workspace: Workspace, path: str, *, limit_bytes: int, beyon
 
     held = _Held()
     try:
-        await workspace.threads.run(lambda _: held.take(workspace.open_file(workspace.locate(path))))
+        await workspace.threads.run(
+            lambda _: held.take(open_file(workspace, workspace.locate(path), context))
+        )
         executor = workspace.threads.executor_for_aiofiles()
         for _ in range(TRIES):
             before = await workspace.threads.run(lambda _: held.rewind())

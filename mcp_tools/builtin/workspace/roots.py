@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn, Self
 
@@ -192,29 +192,33 @@ class Workspace:
         root, parts = min(below, key=lambda found: len(found[1]))  # the innermost of nested roots
         return _existing(Located(root=root, parts=parts, asked=path))
 
-    def open_folder(self, place: Located) -> int:
+    def open_folder(self, place: Located, *, may_name: Callable[[str], bool] | None = None) -> int:
         """Open a folder for listing.
 
+        Args:
+            may_name: Whether a real path may be suggested, should this one not exist.
         Raises:
             ToolError: It is none, or cannot be opened.
         """
         try:
             return self.opener(place.root.fd, place.parts, _FOLDER)
         except FileNotFoundError as error:
-            raise explain(error, place.asked, then=self._similar(place)) from error
+            raise explain(error, place.asked, then=self._similar(place, may_name)) from error
         except OSError as error:
             raise explain(error, place.asked) from error
 
-    def open_file(self, place: Located) -> int:
+    def open_file(self, place: Located, *, may_name: Callable[[str], bool] | None = None) -> int:
         """Open a regular file for reading.
 
+        Args:
+            may_name: As for `open_folder`.
         Raises:
             ToolError: It is none (pipes, devices and sockets are not touched), or cannot be opened.
         """
         try:
             return open_to_read(self.opener, place.root.fd, place.parts)
         except FileNotFoundError as error:
-            raise explain(error, place.asked, then=self._similar(place)) from error
+            raise explain(error, place.asked, then=self._similar(place, may_name)) from error
         except (OSError, NotARegularFile) as error:
             raise explain(error, place.asked) from error
 
@@ -293,8 +297,8 @@ class Workspace:
                 found.append("/".join([each.real.rstrip("/"), *parts]) or "/")
         return tuple(dict.fromkeys([*found, real_path]))
 
-    def _similar(self, place: Located) -> str:
-        return similar.suggest(self.opener, place.root.fd, place.parts)
+    def _similar(self, place: Located, may_name: Callable[[str], bool] | None) -> str:
+        return similar.suggest(self.opener, place.root.fd, place.parts, may_name)
 
     @contextlib.contextmanager
     def _opened(

@@ -6,21 +6,26 @@ import difflib
 import itertools
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from mcp_tools.builtin.workspace.beneath import Opener
+from mcp_tools.builtin.workspace.beneath import Opener, location_of
 from mcp_tools.builtin.workspace.problems import shown
 
 MAX_NAMES: Final = 2_000
 MAX_SUGGESTED: Final = 3
 
 
-def suggest(opener: Opener, root_fd: int, parts: Sequence[str]) -> str:
+def suggest(
+    opener: Opener, root_fd: int, parts: Sequence[str], may_name: Callable[[str], bool] | None = None
+) -> str:
     """Return "similar names there: …" for a missing path, or an empty string.
 
     Compatibility forms and case are ignored: `résumé.txt` exists in two spellings that look the same,
     and names of screenshots hold spaces no keyboard types.
+
+    Args:
+        may_name: Told a real path, says whether it may be named; None names all.
     """
     if not parts:
         return ""
@@ -31,6 +36,7 @@ def suggest(opener: Opener, root_fd: int, parts: Sequence[str]) -> str:
     try:
         with os.scandir(fd) as entries:
             names = [entry.name for entry in itertools.islice(entries, MAX_NAMES)]
+        folder = location_of(fd).rstrip("/")
     except OSError:
         return ""
     finally:
@@ -39,7 +45,12 @@ def suggest(opener: Opener, root_fd: int, parts: Sequence[str]) -> str:
     for name in names:
         by_folded.setdefault(_folded(name), []).append(name)
     close = difflib.get_close_matches(_folded(parts[-1]), by_folded, n=MAX_SUGGESTED, cutoff=0.75)
-    found = [name for folded in close for name in by_folded[folded]][:MAX_SUGGESTED]
+    found = [
+        name
+        for folded in close
+        for name in by_folded[folded]
+        if may_name is None or may_name(f"{folder}/{name}")
+    ][:MAX_SUGGESTED]
     if not found:
         return ""
     spelled = ", ".join(

@@ -211,3 +211,38 @@ def test_opening_without_links_refuses_them_in_both_ways(files: Any) -> None:
         open_to_read(open_by_walking, root_fd, ["link"], links=False)
     with pytest.raises((OSError, NotARegularFile)):
         open_to_read(files.workspace.opener, root_fd, ["link"], links=False)
+
+
+async def test_a_name_that_a_rule_hides_is_not_suggested(project: Any) -> None:
+    for rules in ({}, {"deny": ["*(private.txt)"]}):
+        guarded = with_rules(project, **rules)
+        for tool, path in (("read_file", "privat.txt"), ("list_directory", "privat.tx")):
+            error = await guarded.refusal(tool, path=path)
+            assert ("private.txt" in error) is (not rules), error
+
+
+READS: dict[str, dict[str, Any]] = {
+    "read_file": {"path": "link/k.txt"},
+    "read_text_file": {"path": "link/k.txt"},
+    "read_multiple_files": {"paths": ["link/k.txt"]},
+    "get_file_info": {"path": "link/k.txt"},
+    "grep_files": {"path": "link/k.txt", "pattern": "topsecret"},
+    "list_directory": {"path": "link"},
+}
+
+
+@pytest.mark.parametrize("name", READS)
+async def test_a_link_exchanged_after_the_decision_does_not_lead_a_read_past_a_rule(
+    project: Any, name: str
+) -> None:
+    (project.root / "link").symlink_to("private")
+    tool = project.executor.registry.get(name)
+    free = await tool.function(**READS[name], context=CallContext())
+    assert "k.txt" in str(free) or SECRET in str(free)
+    screen = RulePolicy.parse(deny=["*(private/**)"]).screen(tool)
+    try:
+        answer = await tool.function(**READS[name], context=CallContext(screen=screen))
+    except Exception as error:
+        answer = error
+    assert "a rule forbids where this leads" in str(answer)
+    assert SECRET not in str(answer)
