@@ -654,6 +654,35 @@ async def test_headers_that_disagree_with_the_body_are_refused(
         assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize(
+    ("mirrored", "status"),
+    [("eu", 200), ("us", 400), (None, 400), ("=?base64?ZXU=?=", 200), ("=?base64?%%?=", 400)],
+)
+async def test_an_argument_that_a_header_mirrors_must_agree_with_it(
+    mirrored: str | None, status: int
+) -> None:
+    """B-37, for arguments that a schema publishes to proxies."""
+    registry = make_registry()
+    schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+
+    @registry.register(parameters=schema)
+    def where(region: str = "nowhere") -> str:
+        """Say where."""
+        return region
+
+    async with serving(build_server(ToolExecutor(registry))) as served:
+        params = {"name": "where", "arguments": {"region": "eu"}}
+        answer = await ask(
+            served.port, modern("tools/call", params, port=served.port, Mcp_Param_Region=mirrored)
+        )
+        assert answer.status == status
+        twice = modern("tools/call", params, port=served.port, Mcp_Param_Region="eu")
+        twice = twice.replace(
+            b"Mcp-Param-Region: eu\r\n", b"Mcp-Param-Region: eu\r\nMcp-Param-Region: us\r\n"
+        )
+        assert (await ask(served.port, twice)).status == 400
+
+
 @pytest.mark.parametrize("version", ["2026-07-28x", "1.0", "DRAFT-2099", "2026-07-28, 2025-11-25"])
 async def test_a_version_we_do_not_know_is_refused(version: str) -> None:
     async with serving() as served:
