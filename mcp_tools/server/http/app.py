@@ -24,7 +24,7 @@ from mcp_tools.server.http.calls import bound_calls
 from mcp_tools.server.http.exchange import ClientLeftError, Exchange, Receive, Send
 from mcp_tools.server.http.hosts import HostCheck
 from mcp_tools.server.http.limits import HttpLimits, Shares
-from mcp_tools.server.http.requests import Headers, Refusal, Scope
+from mcp_tools.server.http.requests import Answer, Headers, Scope
 from mcp_tools.server.http.routing import Bounds, Handler, Request
 from mcp_tools.server.http.sse_routes import SSE_PATH, SseRoutes
 from mcp_tools.server.http.streamable import MCP_PATH, StreamableRoutes
@@ -35,10 +35,10 @@ logger = logging.getLogger(__name__)
 _FINISH_S: Final = 0.1
 """How long the end of a stream may take, when the server stops and the client does not read."""
 
-_WRONG_HOST: Final = Refusal(
+_WRONG_HOST: Final = Answer(
     421, "this server does not answer to that Host; its owner can allow it with --allowed-host"
 )
-_WRONG_ORIGIN: Final = Refusal(
+_WRONG_ORIGIN: Final = Answer(
     403, "pages of that Origin may not call; the server's owner can allow it with --allowed-origin"
 )
 
@@ -153,35 +153,35 @@ class HttpApp:
         assert task is not None
         self._in_progress[task] = scope["method"]
         try:
-            refusal = await self._admit(scope, receive, exchange)
-            if refusal is None and not exchange.started:
-                refusal = checks.FAULT
+            answer = await self._admit(scope, receive, exchange)
+            if answer is None and not exchange.started:
+                answer = checks.FAULT
         except ClientLeftError:
             return
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
             task.uncancel()
-            refusal = checks.STOPPING
+            answer = checks.STOPPING
         except Exception:
             logger.exception("a request failed: %s %r", scope["method"], scope["path"][:200])
-            refusal = checks.FAULT
+            answer = checks.FAULT
         finally:
             del self._in_progress[task]
-        if refusal is not None:
-            await self._refuse(refusal, scope, exchange)
+        if answer is not None:
+            await self._answer(answer, scope, exchange)
 
-    async def _refuse(self, refusal: Refusal, scope: Scope, exchange: Exchange) -> None:
+    async def _answer(self, answer: Answer, scope: Scope, exchange: Exchange) -> None:
         if not exchange.started:
-            if refusal.status >= 400:
-                self._note(refusal, scope)
-            await exchange.refuse(refusal)
-        elif refusal is checks.STOPPING:
+            if answer.status >= 400:
+                self._note(answer, scope)
+            await exchange.answer(answer)
+        elif answer is checks.STOPPING:
             with anyio.move_on_after(_FINISH_S):
                 await exchange.finish()
         # Otherwise a fault in mid-answer: left incomplete, so that the client sees that it broke.
 
-    def _note(self, refusal: Refusal, scope: Scope) -> None:
+    def _note(self, answer: Answer, scope: Scope) -> None:
         """Log a refusal, one a second at most: anybody can cause them, and the log is not theirs to fill."""
         if self._clock() < self._quiet_until:
             self._unsaid += 1
@@ -191,14 +191,14 @@ class HttpApp:
             "refused %s %r: %d %s%s",
             scope["method"],
             scope["path"][:200],
-            refusal.status,
-            refusal.text,
+            answer.status,
+            answer.text,
             others,
         )
         self._quiet_until = self._clock() + 1.0
         self._unsaid = 0
 
-    async def _admit(self, scope: Scope, receive: Receive, exchange: Exchange) -> Refusal | None:
+    async def _admit(self, scope: Scope, receive: Receive, exchange: Exchange) -> Answer | None:
         headers = Headers(scope["headers"], self._limits)
         if (refusal := checks.framing_refusal(scope, headers, self._limits)) is not None:
             return refusal

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from mcp_tools.server.http.limits import HttpLimits, Shares
-from mcp_tools.server.http.requests import BUSY, TOO_LARGE, Header, Refusal
+from mcp_tools.server.http.requests import BUSY, TOO_LARGE, Answer, Header
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -49,9 +49,9 @@ class Exchange:
         await self({"type": "http.response.start", "status": status, "headers": about})
         await self({"type": "http.response.body", "body": body})
 
-    async def refuse(self, refusal: Refusal) -> None:
-        """Send a refusal as the whole answer."""
-        await self.whole(refusal.status, refusal.media_type, refusal.text.encode(), *refusal.headers)
+    async def answer(self, answer: Answer) -> None:
+        """Send a short answer."""
+        await self.whole(answer.status, answer.media_type, answer.text.encode(), *answer.headers)
 
     async def finish(self) -> None:
         """End an answer that was begun."""
@@ -83,7 +83,7 @@ class BodyShare:
             self._taken = 0
 
 
-async def read_body(receive: Receive, *, limits: HttpLimits, share: BodyShare) -> bytes | Refusal:
+async def read_body(receive: Receive, *, limits: HttpLimits, share: BodyShare) -> bytes | Answer:
     """Read a whole body, or say why not; what is read is taken from `share`.
 
     Raises:

@@ -26,7 +26,7 @@ from starlette.requests import Request as StarletteRequest
 
 from mcp_tools.server.http import events
 from mcp_tools.server.http.exchange import Exchange
-from mcp_tools.server.http.requests import JSON, NO_SESSION, Header, Refusal, rpc_refusal
+from mcp_tools.server.http.requests import JSON, NO_SESSION, Answer, Header, rpc_error
 from mcp_tools.server.http.routing import Request
 
 logger = logging.getLogger(__name__)
@@ -35,11 +35,11 @@ REQUEST_CANCELLED: Final = -32800
 """What a withdrawn request is answered with: this era ends an answer only with a message."""
 
 _WAITING_MESSAGES: Final = 16
-_ACCEPTED: Final = Refusal(202, "")
-_ID_IN_USE: Final = rpc_refusal(400, INVALID_REQUEST, "id: a request with this id is in progress")
-_ALREADY_LISTENING: Final = rpc_refusal(409, INVALID_REQUEST, "the session has a listening stream already")
+_ACCEPTED: Final = Answer(202, "")
+_ID_IN_USE: Final = rpc_error(400, INVALID_REQUEST, "id: a request with this id is in progress")
+_ALREADY_LISTENING: Final = rpc_error(409, INVALID_REQUEST, "the session has a listening stream already")
 
-_Answer = MemoryObjectSendStream[JSONRPCMessage]
+_Outlet = MemoryObjectSendStream[JSONRPCMessage]
 
 
 class _Session:
@@ -52,8 +52,8 @@ class _Session:
     def __init__(self, session_id: str) -> None:
         self.id = session_id
         self.inbox, self._read_stream = create_context_streams[SessionMessage | Exception](0)
-        self.answers: dict[str, _Answer] = {}
-        self.listener: _Answer | None = None
+        self.answers: dict[str, _Outlet] = {}
+        self.listener: _Outlet | None = None
 
     async def run(self, server: Server[Any], lifespan_state: Any, on_end: Callable[[str], None]) -> None:
         """Serve until the inbox is closed."""
@@ -137,13 +137,13 @@ class HandshakeSessions:
         """Take one message and answer it; return whether it was a request that got its result."""
         session = self._sessions.get(session_id)
         if session is None:
-            await request.exchange.refuse(NO_SESSION)
+            await request.exchange.answer(NO_SESSION)
             return False
         metadata = ServerMessageMetadata(request_context=StarletteRequest(request.scope))
         if isinstance(message, JSONRPCRequest):
             return await self._ask(session, message, metadata, request)
         is_taken = await _put(session, SessionMessage(message, metadata))
-        await request.exchange.refuse(_ACCEPTED if is_taken else NO_SESSION)
+        await request.exchange.answer(_ACCEPTED if is_taken else NO_SESSION)
         return False
 
     async def _ask(
@@ -151,14 +151,14 @@ class HandshakeSessions:
     ) -> bool:
         key = str(message.id)
         if key in session.answers:
-            await request.exchange.refuse(_ID_IN_USE)
+            await request.exchange.answer(_ID_IN_USE)
             return False
         metadata.on_request_unanswered = partial(session.withdrawn, message.id)
         answer, messages = anyio.create_memory_object_stream[JSONRPCMessage](_WAITING_MESSAGES)
         session.answers[key] = answer
         try:
             if not await _put(session, SessionMessage(message, metadata)):
-                await request.exchange.refuse(NO_SESSION)
+                await request.exchange.answer(NO_SESSION)
                 return False
             return await _write_answer(messages, request.exchange, _session_header(session))
         finally:
@@ -166,7 +166,7 @@ class HandshakeSessions:
             answer.close()
             messages.close()
 
-    async def listen(self, session_id: str, request: Request) -> Refusal | None:
+    async def listen(self, session_id: str, request: Request) -> Answer | None:
         """Send what the server says of itself, until either side leaves."""
         session = self._sessions.get(session_id)
         if session is None:
@@ -215,7 +215,7 @@ async def _write_answer(
             await exchange.finish()
             return isinstance(message, JSONRPCResponse)
     # The session ended first.
-    await (exchange.finish() if exchange.started else exchange.refuse(NO_SESSION))
+    await (exchange.finish() if exchange.started else exchange.answer(NO_SESSION))
     return False
 
 

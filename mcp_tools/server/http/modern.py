@@ -47,11 +47,11 @@ from starlette.requests import Request as StarletteRequest
 from mcp_tools.server.http import events
 from mcp_tools.server.http.connection import connection_of
 from mcp_tools.server.http.exchange import ClientLeftError
-from mcp_tools.server.http.requests import JSON, Refusal, rpc_refusal
+from mcp_tools.server.http.requests import JSON, Answer, rpc_error
 from mcp_tools.server.http.routing import Request
 
-_ACCEPTED = Refusal(202, "")
-_NOT_A_REQUEST = rpc_refusal(400, INVALID_REQUEST, "the body must be one request or notification")
+_ACCEPTED = Answer(202, "")
+_NOT_A_REQUEST = rpc_error(400, INVALID_REQUEST, "the body must be one request or notification")
 
 
 class ModernRequests:
@@ -65,19 +65,19 @@ class ModernRequests:
         self._server = server
         self._mirrored: dict[str, tuple[Any, bool]] = {}  # tool → its schema, and whether headers mirror it
 
-    async def post(self, message: JSONRPCMessage, request: Request, lifespan_state: Any) -> Refusal | None:
-        """Take one message and answer it, or return the refusal to answer with."""
+    async def post(self, message: JSONRPCMessage, request: Request, lifespan_state: Any) -> Answer | None:
+        """Take one message and answer it, or return what to answer."""
         headers = Headers(raw=request.scope["headers"])
         if isinstance(message, JSONRPCNotification):
             # Nothing is defined that a client could notify us of here; the version is checked as ever.
             asked = headers.get(MCP_PROTOCOL_VERSION_HEADER, "")
             rejection = unsupported_protocol_version_rejection(asked)
-            return _ACCEPTED if rejection is None else _refusal(rejection, None)
+            return _ACCEPTED if rejection is None else _rejected(rejection, None)
         if not isinstance(message, JSONRPCRequest):
             return _NOT_A_REQUEST
         route = self._route(message, headers)
         if isinstance(route, InboundLadderRejection):
-            return _refusal(route, message.id)
+            return _rejected(route, message.id)
         answer = await self._handle(message, route, headers, request, lifespan_state)
         body = answer.model_dump_json(by_alias=True, exclude_none=True).encode()
         exchange = request.exchange
@@ -254,10 +254,10 @@ class _WatchedClient:
         self._scope.cancel()
 
 
-def _refusal(rejection: InboundLadderRejection, request_id: str | int | None) -> Refusal:
+def _rejected(rejection: InboundLadderRejection, request_id: str | int | None) -> Answer:
     error = ErrorData(code=rejection.code, message=rejection.message, data=rejection.data)
     body = JSONRPCError(jsonrpc="2.0", id=request_id, error=error).model_dump(
         mode="json", by_alias=True, exclude_none=True
     )
     status = ERROR_CODE_HTTP_STATUS.get(rejection.code, 200)
-    return Refusal(status, json.dumps({**body, "id": request_id}), media_type=JSON)
+    return Answer(status, json.dumps({**body, "id": request_id}), media_type=JSON)

@@ -1,4 +1,4 @@
-"""What is looked at before a request is served: pure functions from headers to a refusal or facts."""
+"""What is looked at before a request is served: pure functions from headers to an answer, or to facts."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _SINGLE: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """An answer that ends a request: status, a short text, and headers beyond the usual ones."""
+class Answer:
+    """A short answer, most often a refusal: status, text, and headers beyond the usual ones."""
 
     status: int
     text: str
@@ -48,35 +48,35 @@ JSON: Final = b"application/json"
 CLOSE: Final[Header] = (b"connection", b"close")
 RETRY_SOON: Final[Header] = (b"retry-after", b"1")
 
-DISAGREEING_LENGTH: Final = Refusal(400, "both Content-Length and Transfer-Encoding", (CLOSE,))
-BUSY: Final = Refusal(503, "too many requests at once; try again later", (RETRY_SOON,))
-STOPPING: Final = Refusal(503, "the server is stopping", (CLOSE,))
-TOO_LARGE: Final = Refusal(413, "the request body is too large")
-FAULT: Final = Refusal(500, "internal error")
-ENDED: Final = Refusal(204, "")
-NOT_ACCEPTABLE: Final = Refusal(406, "Accept must name application/json and text/event-stream")
-NOT_FOUND: Final = Refusal(404, "not found")
-BODY_UNWANTED: Final = Refusal(400, "this method takes no body")
-NEEDS_SESSION: Final = Refusal(400, "the Mcp-Session-Id header is missing")
-UNAUTHORIZED: Final = Refusal(
+DISAGREEING_LENGTH: Final = Answer(400, "both Content-Length and Transfer-Encoding", (CLOSE,))
+BUSY: Final = Answer(503, "too many requests at once; try again later", (RETRY_SOON,))
+STOPPING: Final = Answer(503, "the server is stopping", (CLOSE,))
+TOO_LARGE: Final = Answer(413, "the request body is too large")
+FAULT: Final = Answer(500, "internal error")
+ENDED: Final = Answer(204, "")
+NOT_ACCEPTABLE: Final = Answer(406, "Accept must name application/json and text/event-stream")
+NOT_FOUND: Final = Answer(404, "not found")
+BODY_UNWANTED: Final = Answer(400, "this method takes no body")
+NEEDS_SESSION: Final = Answer(400, "the Mcp-Session-Id header is missing")
+UNAUTHORIZED: Final = Answer(
     401, "a valid bearer token is required", ((b"www-authenticate", b'Bearer realm="mcp-tools"'),)
 )
 
 
-def rpc_refusal(status: int, code: int, message: str, *headers: Header) -> Refusal:
-    """Make a refusal whose body is a JSON-RPC error, for what MCP itself defines."""
+def rpc_error(status: int, code: int, message: str, *headers: Header) -> Answer:
+    """Make an answer whose body is a JSON-RPC error, for what MCP itself defines."""
     body = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
-    return Refusal(status, json.dumps(body), headers, JSON)
+    return Answer(status, json.dumps(body), headers, JSON)
 
 
 # One answer for an unknown, an ended and a foreign session: the caller cannot tell which it is.
-NO_SESSION: Final = rpc_refusal(404, INVALID_REQUEST, "Session not found")
-TOO_MANY_SESSIONS: Final = rpc_refusal(503, INTERNAL_ERROR, "Too many open sessions", RETRY_SOON)
+NO_SESSION: Final = rpc_error(404, INVALID_REQUEST, "Session not found")
+TOO_MANY_SESSIONS: Final = rpc_error(503, INTERNAL_ERROR, "Too many open sessions", RETRY_SOON)
 
 
-def method_not_allowed(allowed: Iterable[str]) -> Refusal:
+def method_not_allowed(allowed: Iterable[str]) -> Answer:
     """Refuse a method on a path that serves others."""
-    return Refusal(405, "method not allowed", ((b"allow", ", ".join(allowed).encode()),))
+    return Answer(405, "method not allowed", ((b"allow", ", ".join(allowed).encode()),))
 
 
 class Headers:
@@ -87,7 +87,7 @@ class Headers:
     def __init__(self, raw: Iterable[Header], limits: HttpLimits) -> None:
         found: dict[bytes, bytes] = {}
         self._found = found
-        self.refusal: Refusal | None = None
+        self.refusal: Answer | None = None
         self.accept = b""
         size = count = 0
         for name, value in raw:
@@ -95,12 +95,12 @@ class Headers:
             count += 1
             if name in _SINGLE:
                 if name in found:
-                    self.refusal = Refusal(400, f"more than one {name.decode()} header", (CLOSE,))
+                    self.refusal = Answer(400, f"more than one {name.decode()} header", (CLOSE,))
                 found[name] = value
             elif name == b"accept":
                 self.accept += b"," + value
         if size > limits.header_bytes or count > limits.header_count:
-            self.refusal = Refusal(431, "the request headers are too large", (CLOSE,))
+            self.refusal = Answer(431, "the request headers are too large", (CLOSE,))
 
     def get(self, name: bytes) -> bytes | None:
         """Return the value, or None where the header is absent."""
@@ -112,7 +112,7 @@ class Headers:
         return None if value is None else value.decode("latin-1")
 
 
-def framing_refusal(scope: Scope, headers: Headers, limits: HttpLimits) -> Refusal | None:
+def framing_refusal(scope: Scope, headers: Headers, limits: HttpLimits) -> Answer | None:
     """Refuse what could be read in two ways, and protocols that are not served."""
     if headers.refusal is not None:
         return headers.refusal
@@ -120,24 +120,24 @@ def framing_refusal(scope: Scope, headers: Headers, limits: HttpLimits) -> Refus
         # h11 keeps such a connection open; RFC 9112, section 6.1 wants it closed.
         return DISAGREEING_LENGTH
     if scope["http_version"] not in ("1.1", "1.0"):
-        return Refusal(505, "use HTTP/1.1", (CLOSE,))
+        return Answer(505, "use HTTP/1.1", (CLOSE,))
     if headers.get(b"upgrade") is not None:
-        return Refusal(400, "upgrades are not offered", (CLOSE,))
+        return Answer(400, "upgrades are not offered", (CLOSE,))
     if len(scope.get("raw_path") or b"") + len(scope.get("query_string", b"")) > limits.target_bytes:
-        return Refusal(414, "the request target is too long", (CLOSE,))
+        return Answer(414, "the request target is too long", (CLOSE,))
     return None
 
 
-def media_refusal(headers: Headers, limits: HttpLimits) -> Refusal | None:
+def media_refusal(headers: Headers, limits: HttpLimits) -> Answer | None:
     """Refuse a POST whose body is not plain JSON of acceptable size, before any of it is read.
 
     A page of another site can send forms and text without asking first, but not `application/json`.
     """
     kind, _, parameters = (headers.get(b"content-type") or b"").lower().partition(b";")
     if kind.strip() != b"application/json" or parameters.strip() not in (b"", b"charset=utf-8"):
-        return Refusal(415, "Content-Type must be application/json")
+        return Answer(415, "Content-Type must be application/json")
     if (headers.get(b"content-encoding") or b"identity").strip().lower() != b"identity":
-        return Refusal(415, "compressed bodies are not accepted")
+        return Answer(415, "compressed bodies are not accepted")
     length = headers.get(b"content-length")
     if length is not None and (not length.isdigit() or int(length[:20]) > limits.body_bytes):
         return TOO_LARGE
@@ -167,13 +167,13 @@ def bearer_token(headers: Headers) -> bytes | None:
     return token.strip(b" ")
 
 
-def read_message(body: bytes) -> JSONRPCMessage | Refusal:
-    """Return the one message that a body holds, or the refusal that says why it holds none."""
+def read_message(body: bytes) -> JSONRPCMessage | Answer:
+    """Return the one message that a body holds, or the answer that says why it holds none."""
     match check_message(body, max_bytes=len(body)):
         case Accept(message):
             return message
         case Reply(error):
             text = error.model_dump_json(by_alias=True, exclude_unset=True)
-            return Refusal(400, text, media_type=JSON)
+            return Answer(400, text, media_type=JSON)
         case Drop(reason):
-            return rpc_refusal(400, INVALID_REQUEST, reason)
+            return rpc_error(400, INVALID_REQUEST, reason)

@@ -14,7 +14,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from mcp_tools.server.http import requests as checks
 from mcp_tools.server.http.exchange import BodyShare, Exchange, Receive, read_body
 from mcp_tools.server.http.limits import HttpLimits, Shares
-from mcp_tools.server.http.requests import Headers, Refusal, Scope
+from mcp_tools.server.http.requests import Answer, Headers, Scope
 from mcp_tools.server.http.sessions import SessionLedger
 from mcp_tools.server.principal import Caller, current_caller
 
@@ -43,7 +43,7 @@ class Request:
         return self.headers.text(b"mcp-session-id") or ""
 
 
-Handler = Callable[[Request], Awaitable[Refusal | None]]
+Handler = Callable[[Request], Awaitable[Answer | None]]
 Routes = Mapping[str, Mapping[str, Handler]]
 """Path → method → handler. A handler answers through the exchange, or returns what to answer."""
 
@@ -65,22 +65,22 @@ class Bounds:
         return SessionLedger(self.sessions, idle_s=idle_s, clock=self.clock, on_close=on_close)
 
     async def with_message(
-        self, request: Request, use: Callable[[Request, JSONRPCMessage, bytes], Awaitable[Refusal | None]]
-    ) -> Refusal | None:
+        self, request: Request, use: Callable[[Request, JSONRPCMessage, bytes], Awaitable[Answer | None]]
+    ) -> Answer | None:
         """Read the body and have its message used; its bytes count as taken until that is done."""
         taken = BodyShare(self.bodies, request.principal)
         try:
             body = await read_body(request.receive, limits=self.limits, share=taken)
-            if isinstance(body, Refusal):
+            if isinstance(body, Answer):
                 return body
             message = checks.read_message(body)
-            if isinstance(message, Refusal):
+            if isinstance(message, Answer):
                 return message
             return await use(request, message, body)
         finally:
             taken.give_back()
 
-    async def as_stream(self, request: Request, handler: Handler) -> Refusal | None:
+    async def as_stream(self, request: Request, handler: Handler) -> Answer | None:
         """Have an answer sent that lasts as long as its client stays."""
         if not self.streams.take(request.principal):
             return checks.BUSY

@@ -22,11 +22,11 @@ from starlette.requests import Request as StarletteRequest
 from mcp_tools.server.http import events
 from mcp_tools.server.http.exchange import Exchange
 from mcp_tools.server.http.limits import HttpLimits
-from mcp_tools.server.http.requests import NO_SESSION, Refusal
+from mcp_tools.server.http.requests import NO_SESSION, Answer
 from mcp_tools.server.http.routing import Request
 
-_ACCEPTED: Final = Refusal(202, "Accepted")
-_TOO_MANY_CALLS: Final = Refusal(429, "too many requests wait for their answer", ((b"retry-after", b"1"),))
+_ACCEPTED: Final = Answer(202, "Accepted")
+_TOO_MANY_CALLS: Final = Answer(429, "too many requests wait for their answer", ((b"retry-after", b"1"),))
 
 
 class _Stream:
@@ -137,7 +137,7 @@ class SseSessions:
             del self._streams[session_id]
         await exchange.finish()
 
-    async def take(self, session_id: str, message: JSONRPCMessage, request: Request) -> Refusal:
+    async def take(self, session_id: str, message: JSONRPCMessage, request: Request) -> Answer:
         """Hand one POSTed message to its session and return what to answer."""
         stream = self._streams.get(session_id)
         if stream is None:

@@ -10,7 +10,7 @@ from mcp.server.lowlevel import Server
 from mcp_types.jsonrpc import JSONRPCMessage
 
 from mcp_tools.server.http import requests as checks
-from mcp_tools.server.http.requests import Refusal
+from mcp_tools.server.http.requests import Answer
 from mcp_tools.server.http.routing import Bounds, Calling, Request, Routes
 from mcp_tools.server.http.sse import SseSessions
 
@@ -44,12 +44,12 @@ class SseRoutes:
         self._lifespan_state = lifespan_state
         yield
 
-    async def _get(self, request: Request) -> Refusal | None:
+    async def _get(self, request: Request) -> Answer | None:
         if checks.has_body(request.headers):
             return checks.BODY_UNWANTED
         return await self._bounds.as_stream(request, self._serve)
 
-    async def _serve(self, request: Request) -> Refusal | None:
+    async def _serve(self, request: Request) -> Answer | None:
         if not self._ledger.reserve(request.principal):
             return checks.TOO_MANY_SESSIONS
         session_id = self._sessions.new_session_id()
@@ -63,14 +63,14 @@ class SseRoutes:
             self._ledger.close(session_id)
         return None
 
-    async def _post(self, request: Request) -> Refusal | None:
+    async def _post(self, request: Request) -> Answer | None:
         if (refusal := checks.media_refusal(request.headers, self._bounds.limits)) is not None:
             return refusal
         session_id = self._sessions.session_of(request.scope["query_string"])
         if session_id is None or not self._ledger.enter(session_id, request.principal):
             return checks.NO_SESSION
 
-        async def take(request: Request, message: JSONRPCMessage, _: bytes) -> Refusal:
+        async def take(request: Request, message: JSONRPCMessage, _: bytes) -> Answer:
             with Calling(request, transport="sse", session_id=session_id):
                 return await self._sessions.take(session_id, message, request)
 

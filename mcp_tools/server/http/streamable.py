@@ -14,7 +14,7 @@ from mcp_types.jsonrpc import JSONRPCMessage, JSONRPCRequest
 from mcp_tools.server.http import requests as checks
 from mcp_tools.server.http.handshake import HandshakeSessions
 from mcp_tools.server.http.modern import ModernRequests
-from mcp_tools.server.http.requests import Refusal
+from mcp_tools.server.http.requests import Answer
 from mcp_tools.server.http.routing import Bounds, Calling, Handler, Request, Routes
 
 MCP_PATH: Final = "/mcp"
@@ -57,7 +57,7 @@ class StreamableRoutes:
     def _close(self, session_id: str) -> None:
         self._ledger.close(session_id)
 
-    async def _post(self, request: Request) -> Refusal | None:
+    async def _post(self, request: Request) -> Answer | None:
         if (refusal := checks.media_refusal(request.headers, self._bounds.limits)) is not None:
             return refusal
         if not checks.accepts(request.headers, b"application/json", b"text/event-stream"):
@@ -68,7 +68,7 @@ class StreamableRoutes:
             return await self._bounds.with_message(request, self._open_session)
         return await self._in_session(request, self._post_to_session)
 
-    async def _get(self, request: Request) -> Refusal | None:
+    async def _get(self, request: Request) -> Answer | None:
         if checks.has_body(request.headers):
             return checks.BODY_UNWANTED
         if request.is_modern:
@@ -77,7 +77,7 @@ class StreamableRoutes:
             return checks.NOT_ACCEPTABLE
         return await self._in_session(request, self._listen)
 
-    async def _delete(self, request: Request) -> Refusal | None:
+    async def _delete(self, request: Request) -> Answer | None:
         if checks.has_body(request.headers):
             return checks.BODY_UNWANTED
         if request.is_modern:
@@ -86,8 +86,8 @@ class StreamableRoutes:
 
     # --- 2026-07-28 ---------------------------------------------------------------------------
 
-    async def _post_modern(self, request: Request, message: JSONRPCMessage, _: bytes) -> Refusal | None:
-        async def answer(request: Request) -> Refusal | None:
+    async def _post_modern(self, request: Request, message: JSONRPCMessage, _: bytes) -> Answer | None:
+        async def answer(request: Request) -> Answer | None:
             with Calling(request, transport="http", session_id=None):
                 return await self._modern.post(message, request, self._lifespan_state)
 
@@ -97,7 +97,7 @@ class StreamableRoutes:
 
     # --- The handshake era --------------------------------------------------------------------
 
-    async def _open_session(self, request: Request, message: JSONRPCMessage, _: bytes) -> Refusal | None:
+    async def _open_session(self, request: Request, message: JSONRPCMessage, _: bytes) -> Answer | None:
         if not isinstance(message, JSONRPCRequest) or message.method != "initialize":
             return checks.NEEDS_SESSION
         if not self._ledger.reserve(request.principal):
@@ -116,7 +116,7 @@ class StreamableRoutes:
                 self._ledger.close(session_id)
         return None
 
-    async def _in_session(self, request: Request, handler: Handler) -> Refusal | None:
+    async def _in_session(self, request: Request, handler: Handler) -> Answer | None:
         session_id = request.session_id
         if not session_id:
             return checks.NEEDS_SESSION
@@ -127,19 +127,19 @@ class StreamableRoutes:
         finally:
             self._ledger.leave(session_id)
 
-    async def _post_to_session(self, request: Request) -> Refusal | None:
+    async def _post_to_session(self, request: Request) -> Answer | None:
         return await self._bounds.with_message(request, self._hand_over)
 
     async def _hand_over(self, request: Request, message: JSONRPCMessage, _: bytes) -> None:
         with Calling(request, transport="http", session_id=request.session_id):
             await self._sessions.post(request.session_id, message, request)
 
-    async def _listen(self, request: Request) -> Refusal | None:
-        async def listen(request: Request) -> Refusal | None:
+    async def _listen(self, request: Request) -> Answer | None:
+        async def listen(request: Request) -> Answer | None:
             return await self._sessions.listen(request.session_id, request)
 
         return await self._bounds.as_stream(request, listen)
 
-    async def _end_session(self, request: Request) -> Refusal | None:
+    async def _end_session(self, request: Request) -> Answer | None:
         self._ledger.close(request.session_id)
         return checks.ENDED
