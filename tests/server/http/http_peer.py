@@ -395,3 +395,16 @@ async def server_process(*arguments: str, env: Mapping[str, str] | None = None) 
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+def result_of(answer: Answer) -> Any:
+    assert answer.status == 200, answer
+    return answer.json()["result"]
+
+
+def said(answer: Answer) -> Any:
+    return json.loads(result_of(answer)["content"][0]["text"])
+
+
+def call_in_session(tool: str, arguments: dict[str, Any], request_id: int = 2) -> bytes:
+    return rpc("tools/call", {"name": tool, "arguments": arguments}, request_id)
