@@ -360,6 +360,8 @@ class ToolExecutor:
             principal=call.context.principal,
             expires_in_s=self.confirmations.ttl_s,
             can_be_allowed=call.decided == default_ruling(tool),
+            left_out=preview.left_out,
+            shows=preview.shows,
         )
         return replace(self._end(call, code, message), confirmation=question)
 

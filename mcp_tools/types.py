@@ -11,11 +11,13 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 # --- What a tool is ---------------------------------------------------------------------------
 
-DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_TIMEOUT_S: Final = 30.0
+DEFAULT_CONFIRM_TIMEOUT_S: Final = 120.0
+"""How long a person has to answer a question."""
 Provider = Literal["anthropic", "openai"]
 Subject = str | tuple[str, ...]
 """One thing a call is about, as policy patterns see it; a tuple holds several spellings of one thing."""
@@ -42,10 +44,15 @@ class Preview:
 
     `text` is shown (a diff, a path and a size). `state` names the state of the world it was made
     from, or is None where the tool has none: an approval holds only while the state is the same.
+    `left_out` says what of the change `text` does not show ("3 of 9 added lines"); the question says
+    so at its top. `shows` names arguments whose whole effect `text` shows, so that the question need
+    not show them again.
     """
 
     text: str
     state: str | None = None
+    left_out: str = ""
+    shows: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +274,9 @@ class Confirmation:
     can_be_allowed: bool = True
     """Whether an owner's allow rule could answer such questions beforehand: not where a rule asks or
     the tool insists."""
+    left_out: str = ""
+    """What the preview leaves out, and the arguments it shows in full; see `Preview`."""
+    shows: frozenset[str] = frozenset()
 
 
 # --- What became of it ------------------------------------------------------------------------

@@ -7,9 +7,17 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.toml")
+
+
+# How fast examples are drawn says something about the machine, not about us.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

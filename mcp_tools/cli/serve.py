@@ -27,6 +27,7 @@ AT_A_TERMINAL: Final = (
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve until the end; return the exit code."""
+    parent = os.getppid()
     settings = read_settings(arguments)
     for name in arguments.closed_streams:
         if settings.transport == "stdio" and name != "stderr":
@@ -44,7 +45,13 @@ def serve(arguments: argparse.Namespace) -> int:
         options = _http_options(settings) if settings.transport != "stdio" else {}
         gc.freeze()
         gc.enable()
-        return run(app.executor, settings.transport, confirm_timeout_s=settings.confirm_timeout_s, **options)
+        return run(
+            app.executor,
+            settings.transport,
+            parent=parent,
+            confirm_timeout_s=settings.confirm_timeout_s,
+            **options,
+        )
 
 
 def _http_options(settings: Settings) -> dict[str, Any]:

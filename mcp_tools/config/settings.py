@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from mcp_tools.config.values import Parse, choice, flag, integer, path, paths, seconds, secret, text, texts
+from mcp_tools.types import DEFAULT_CONFIRM_TIMEOUT_S
 
 Transport = Literal["stdio", "sse", "http"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -40,7 +41,7 @@ class Settings:
     port: int = 8000
     token_file: str | None = None
     token: str | None = field(default=None, repr=False)
-    confirm_timeout_s: float = 120.0
+    confirm_timeout_s: float = DEFAULT_CONFIRM_TIMEOUT_S
     deny: tuple[str, ...] = ()
     ask: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-DEFAULT_TTL_S: Final = 120.0
+from mcp_tools.types import DEFAULT_CONFIRM_TIMEOUT_S
+
 MAX_OPEN_PER_PRINCIPAL: Final = 100
 MAX_OPEN: Final = 10_000
 
@@ -102,7 +103,9 @@ class ConfirmationLedger:
     of the same principal first, so that nobody can push out another's. Safe to use from threads.
     """
 
-    def __init__(self, *, ttl_s: float = DEFAULT_TTL_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, ttl_s: float = DEFAULT_CONFIRM_TIMEOUT_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.ttl_s = ttl_s
         self._clock = clock
         self._open: OrderedDict[str, _Open] = OrderedDict()

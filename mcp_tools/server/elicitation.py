@@ -76,15 +76,15 @@ class Elicitation:
         """What is recorded as the channel of a yes."""
         return CHANNEL
 
-    def unreachable(self, tool_name: str, parameters: object) -> Answer | None:
+    def unreachable(self, question: Confirmation) -> Answer | None:
         """Return the refusal where this client cannot show a form, else None."""
         declared = self._ctx.session.client_capabilities
         elicitation = None if declared is None else declared.elicitation
         if elicitation is None:
-            return _nobody("this client cannot ask one (it declares no elicitation)", tool_name, parameters)
+            return _nobody("this client cannot ask one (it declares no elicitation)", question)
         if elicitation.form is None and elicitation.url is not None:
             why = "this client cannot ask one (it declares elicitation by URL only, not by form)"
-            return _nobody(why, tool_name, parameters)
+            return _nobody(why, question)
         return None
 
     def request(self, question: Confirmation) -> types.ElicitRequest:
@@ -101,10 +101,10 @@ class Elicitation:
         Returns:
             A yes only for an accepted form whose `approve` is the boolean true.
         """
-        refusal = self.unreachable(question.tool_name, question.parameters)
+        refusal = self.unreachable(question)
         if refusal is None and not self._ctx.session.can_send_request:
             why = "this connection has no way back to the client"
-            refusal = _nobody(why, question.tool_name, question.parameters)
+            refusal = _nobody(why, question)
         if refusal is not None:
             return refusal
         if not self._progress.is_wanted:
@@ -135,7 +135,7 @@ class Elicitation:
                 logger.warning("elicitation failed: %s", type(error).__name__)
                 return unusable("the question could not be asked")
             took_s = self._clock() - asked_at
-            return judge(reply, took_s, question.tool_name, question.parameters)
+            return judge(reply, took_s, question)
         return too_late(limit_s)
 
     async def _keep_alive(self) -> None:
@@ -144,12 +144,13 @@ class Elicitation:
             await anyio.sleep(KEEP_ALIVE_S)
 
 
-def judge(reply: object, took_s: float | None, tool_name: str, parameters: object) -> Answer:
+def judge(reply: object, took_s: float | None = None, question: Confirmation | None = None) -> Answer:
     """Decide what a reply means. Only an accepted form with the boolean true is a yes.
 
     Args:
         reply: What the client sent.
         took_s: Seconds since it was asked; None where that is not known.
+        question: What was asked, for advice; None where it is not at hand.
     """
     if not isinstance(reply, types.ElicitResult):
         return unusable("the client's answer is not an answer to the question")
@@ -169,7 +170,8 @@ def judge(reply: object, took_s: float | None, tool_name: str, parameters: objec
                     f"the client declined after {took_s * 1000:.0f} ms, so it has probably shown the "
                     "question to nobody"
                 )
-                return Answer(Reply.DECLINED, f"{_sentence(why)} {remedies(tool_name, parameters)}")
+                advice = "" if question is None else f" {remedies(question)}"
+                return Answer(Reply.DECLINED, _sentence(why) + advice)
             return Answer(Reply.DECLINED, _sentence("a person said no"))
 
 
@@ -187,21 +189,21 @@ def too_late(limit_s: float) -> Answer:
     )
 
 
-def remedies(tool_name: str, parameters: object) -> str:
+def remedies(question: Confirmation) -> str:
     """Say what a person can do so that such a call can run."""
-    has_path = isinstance(parameters, dict) and isinstance(parameters.get("path"), str)
-    rule = f"{tool_name}(notes/**)" if has_path else tool_name
-    return (
-        "A person can allow such calls in the server's configuration with a rule, for example "
-        f'allow = ["{rule}"]; or run this one with `mcp-tools call {tool_name}`; '
-        "or use a client that has elicitation."
-    )
+    name = question.tool_name
+    ways = [f"run this one with `mcp-tools call {name}`", "use a client that has elicitation"]
+    if not question.can_be_allowed:
+        return f"No rule can allow it beforehand ({question.reason}). A person can {' or '.join(ways)}."
+    rule = f"{name}(notes/**)" if isinstance(question.parameters.get("path"), str) else name
+    allow = f'allow such calls in the server\'s configuration with a rule, for example allow = ["{rule}"]'
+    return f"A person can {'; or '.join([allow, *ways])}."
 
 
-def _nobody(why: str, tool_name: str, parameters: object) -> Answer:
+def _nobody(why: str, question: Confirmation) -> Answer:
     text = (
-        f"{tool_name} needs a person's yes, and {why}; nothing was done. "
-        f"Retrying will not help. {remedies(tool_name, parameters)}"
+        f"{question.tool_name} needs a person's yes ({question.reason}), and {why}; nothing was done. "
+        f"Retrying will not help. {remedies(question)}"
     )
     return Answer(Reply.NOBODY, text)
 

@@ -22,13 +22,13 @@ from mcp_tools.server.lifecycle import (
     follow_stdin,
     stop_on_signals,
 )
+from mcp_tools.types import DEFAULT_CONFIRM_TIMEOUT_S
 
 if TYPE_CHECKING:
     from mcp_tools.system import ToolSystem
 
 Transport = Literal["stdio", "sse", "http"]
 TRANSPORTS: Final = ("stdio", "sse", "http")
-DEFAULT_CONFIRM_TIMEOUT_S: Final = 120.0
 
 
 async def serve(
@@ -77,10 +77,17 @@ async def serve(
 
 
 def run(
-    tools: ToolSystem | ToolExecutor | ToolRegistry, transport: Transport = "stdio", **options: Any
+    tools: ToolSystem | ToolExecutor | ToolRegistry,
+    transport: Transport = "stdio",
+    *,
+    parent: int | None = None,
+    **options: Any,
 ) -> int:
     """Serve as this process's only purpose, and return its exit code.
 
+    Args:
+        tools, transport, options: As for `serve`.
+        parent: Id of the process that started us, read early on: loading the SDK takes a while.
     Returns:
         0 when the client went away, the parent died, or SIGTERM or SIGHUP came; 130 after SIGINT.
         The process must end now: what does not within two seconds of being told is ended by force,
@@ -97,7 +104,7 @@ def run(
         with stop_on_signals(on_stop=undertaker.arm) as stop:
             if transport == "stdio":
                 # An HTTP server may be left running on purpose by a shell that ends.
-                follow_parent(lambda: stop.now(None))
+                follow_parent(lambda: stop.now(None), parent)
                 follow_stdin(undertaker.arm)
             await _serve(stop, tools, transport, **options)
         undertaker.arm()
@@ -171,8 +178,11 @@ async def _serve(
     transport_function = _load(transport)
     from mcp_tools.server.handler import build_server
 
+    executor = executor_of(tools)
+    # Or a person who was given longer would answer a question that has expired.
+    executor.confirmations.ttl_s = max(executor.confirmations.ttl_s, confirm_timeout_s)
     server = build_server(
-        executor_of(tools),
+        executor,
         name=name,
         version=version,
         instructions=instructions,

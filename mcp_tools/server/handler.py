@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -45,6 +46,7 @@ from mcp_tools.server.elicitation import (
 from mcp_tools.server.principal import current_caller
 from mcp_tools.server.progress import Progress
 from mcp_tools.types import (
+    DEFAULT_CONFIRM_TIMEOUT_S,
     Approval,
     CallContext,
     Confirmation,
@@ -56,9 +58,10 @@ from mcp_tools.types import (
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_CONFIRM_TIMEOUT_S: Final = 120.0
 MAX_QUESTIONS: Final = 3
 """Asked anew when the target changed while a person was thinking; then we give up."""
+MAX_OPEN_QUESTIONS: Final = 32
+"""Per principal, while calls wait for answers; each such call holds a place among those in flight."""
 RECORD_S: Final = 2.0
 MAX_CLIENT_CHARS: Final = 100
 
@@ -174,6 +177,7 @@ class _Calls:
     def __init__(self, executor: ToolExecutor, confirm_timeout_s: float) -> None:
         self._executor = executor
         self._confirm_timeout_s = confirm_timeout_s
+        self._waiting: Counter[str] = Counter()  # principal → calls that wait for an answer
 
     async def check_shape(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
         """Middleware: what must be seen before the SDK looks at a message."""
@@ -202,7 +206,7 @@ class _Calls:
         watch = CancelWatch()
         progress = Progress(ctx)
         context = _call_context(ctx, progress)
-        call = _Call(self._executor, ctx, params, context, progress, self._confirm_timeout_s)
+        call = _Call(self._executor, ctx, params, context, progress, self._confirm_timeout_s, self._waiting)
         try:
             return await call.run()
         except MCPError:
@@ -231,7 +235,9 @@ class _Call:
         context: CallContext,
         progress: Progress,
         confirm_timeout_s: float,
+        waiting: Counter[str],
     ) -> None:
+        self._waiting = waiting
         self._executor = executor
         self._params = params
         self._arguments = params.arguments or {}
@@ -260,7 +266,7 @@ class _Call:
             if result.confirmation is not None and not self._is_modern:
                 result = await self._ask(result)
         if result.confirmation is not None:
-            refusal = self._channel.unreachable(result.tool_name, result.parameters)
+            refusal = self._channel.unreachable(result.confirmation)
             if refusal is None:
                 return self._question(result.confirmation)
             result = await self._refuse(result, refusal)
@@ -278,6 +284,21 @@ class _Call:
 
     async def _ask(self, result: ExecutionResult) -> ExecutionResult:
         """Ask while the call waits. Returns a result without an open question."""
+        principal = self._context.principal
+        if self._waiting[principal] >= MAX_OPEN_QUESTIONS:
+            why = f"{MAX_OPEN_QUESTIONS} questions wait for an answer already"
+            return await self._refuse(
+                result, Answer(Reply.NO_ANSWER, f"{why}; nothing was done. Retry later.")
+            )
+        self._waiting[principal] += 1
+        try:
+            return await self._ask_until_settled(result)
+        finally:
+            self._waiting[principal] -= 1
+            if not self._waiting[principal]:
+                del self._waiting[principal]
+
+    async def _ask_until_settled(self, result: ExecutionResult) -> ExecutionResult:
         for _ in range(MAX_QUESTIONS):
             if result.confirmation is None:
                 return result
@@ -321,7 +342,7 @@ class _Call:
             if time.monotonic() >= float(deadline):
                 answer = too_late(self._confirm_timeout_s)
             else:
-                answer = judge(responses.get(ANSWER_KEY), None, self._params.name, self._arguments)
+                answer = judge(responses.get(ANSWER_KEY))
         if answer.is_yes:
             return await self._execute(confirmation_id)
         self._executor.confirmations.discard(confirmation_id)

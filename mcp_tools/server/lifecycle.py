@@ -78,15 +78,18 @@ def stop_on_signals(*, on_stop: Callable[[int | None], None] | None = None) -> I
             signal.signal(number, handler)
 
 
-def follow_parent(stopped: Callable[[], None]) -> None:
+def follow_parent(stopped: Callable[[], None], parent: int | None = None) -> None:
     """Call `stopped` when the process that started us is gone. Linux only; elsewhere EOF has to do.
+
+    Args:
+        parent: Its id, as it was when we started: it may have died since. None: what it is now.
 
     The kernel reports the death of the *thread* that started us, so the signal is one of our own and
     counts only once the parent has really changed.
     """
     if not sys.platform.startswith("linux") or threading.current_thread() is not threading.main_thread():
         return
-    parent = os.getppid()
+    parent = os.getppid() if parent is None else parent
     number = signal.SIGRTMIN + 6
 
     def handle(_number: int, _frame: FrameType | None) -> None:

@@ -18,7 +18,7 @@ from opentelemetry import trace
 from mcp_tools import CallContext, ExecutionResult, ToolExecutor, ToolOutput, ToolRegistry
 from mcp_tools.policy import RulePolicy
 from mcp_tools.server.content import MAX_ERROR_CHARS, MAX_TEXT_CHARS, error_result
-from mcp_tools.server.handler import build_server
+from mcp_tools.server.handler import MAX_OPEN_QUESTIONS, build_server
 from mcp_tools.server.principal import Caller, current_caller
 from tests.server.peers import ERAS, text_of
 
@@ -123,6 +123,64 @@ async def test_a_rule_that_allows_a_call_lets_it_run_without_a_question(mode: st
         assert (await client.call_tool("write", {"path": "other/a"})).is_error
     assert ran == ["notes/a"]
     ran.clear()
+
+
+@pytest.mark.parametrize(
+    ("rules", "path", "words", "not_words"),
+    [
+        ({}, "a", ['allow = ["write(notes/**)"]', "mcp-tools call write"], ["No rule can"]),
+        ({"ask": ["write"]}, "a", ["No rule can allow it beforehand (ask rule 'write')"], ["allow = ["]),
+        ({"allow": ["write"]}, "insists", ["No rule can allow it beforehand (protected)"], ["allow = ["]),
+    ],
+    ids=["default", "ask-rule", "protected"],
+)
+async def test_a_client_that_cannot_ask_is_told_what_really_helps(
+    mode: str, rules: dict[str, list[str]], path: str, words: list[str], not_words: list[str]
+) -> None:
+    insisting = ToolRegistry()
+    register = insisting.register("write", requires_confirmation=True, must_ask=insists)
+    register(lambda path: ran.append(path))
+    executor = ToolExecutor(insisting, policy=RulePolicy.parse(**rules))
+    async with Client(build_server(executor), mode=mode) as client:
+        result = await client.call_tool("write", {"path": path})
+    said = text_of(result)
+    assert result.is_error
+    assert [word for word in [*words, "Retrying will not help"] if word not in said] == []
+    assert [word for word in not_words if word in said] == []
+    assert ran == []
+
+
+def insists(path: str) -> str | None:
+    return "protected" if path == "insists" else None
+
+
+async def test_questions_that_nobody_answers_do_not_pile_up() -> None:
+    asked, release = 0, anyio.Event()
+
+    async def thinks(_context: Any, _params: Any) -> types.ElicitResult:
+        nonlocal asked
+        asked += 1
+        await release.wait()
+        return types.ElicitResult(action="decline")
+
+    executor = ToolExecutor(registry)
+    results: list[str] = []
+    async with Client(build_server(executor), mode="legacy", elicitation_callback=thinks) as client:
+
+        async def call() -> None:
+            results.append(text_of(await client.call_tool("write", {"path": "x"})))
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(MAX_OPEN_QUESTIONS + 3):
+                    tasks.start_soon(call)
+                while len(results) < 3:  # noqa: ASYNC110 - the refused ones come back at once
+                    await anyio.sleep(0.01)
+                assert text_of(await client.call_tool("read", {"path": "x"})) == "x"
+                release.set()
+    assert asked == MAX_OPEN_QUESTIONS
+    assert sum("questions wait for an answer already" in result for result in results) == 3
+    assert ran == []
 
 
 async def test_a_fault_of_ours_is_a_call_id_and_nothing_more(mode: str, caplog: Any) -> None:

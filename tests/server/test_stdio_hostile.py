@@ -493,25 +493,26 @@ def test_many_calls_leave_nothing_behind(wire: Wire) -> None:
 
 
 def test_questions_and_cancellations_get_in_while_every_place_is_taken(tmp_path: Path) -> None:
-    # 300 calls wait for a person, more than are worked on at once.
     with Wire(tmp_path) as wire:
         wire.initialize(elicitation={})
-        for number in range(300):
+        for number in range(32):
             wire.call(number, "needs_yes", line=f"line-{number}")
-        questions = [wire.message(lambda m: m.get("method") == "elicitation/create") for _ in range(256)]
+        questions = [wire.message(lambda m: m.get("method") == "elicitation/create") for _ in range(32)]
+        for number in range(100, 100 + 256 - 32):
+            wire.call(number, "blocks", marker=str(number))
+        wire.call("withdrawn", "effect_of", text="never")
         wire.call("after", "echo", text="waits its turn")
-        wire.cancel(299)  # still waiting outside
-        wire.cancel(298)
+        wire.cancel("withdrawn")  # still waiting outside
         yes = {"action": "accept", "content": {"approve": True}}
         for question in questions:
             wire.send({"jsonrpc": "2.0", "id": question["id"], "result": yes})
-        for _ in range(42):
-            question = wire.message(lambda m: m.get("method") == "elicitation/create")
-            wire.send({"jsonrpc": "2.0", "id": question["id"], "result": yes})
+        for number in range(100, 100 + 256 - 32):
+            wire.cancel(number)
+        for number in range(32):
+            assert "result" in wire.answer(number)
         assert wire.answer("after")["result"]["content"][0]["text"] == "waits its turn"
-        for number in range(298):
-            wire.answer(number)
-        assert not any("line-299" in effect for effect in wire.effects())
+        wire.ping()
+        assert not any("effect_of" in call for call in wire.calls())
 
 
 def test_what_waits_is_bounded_and_the_rest_is_refused_as_too_many(tmp_path: Path) -> None:

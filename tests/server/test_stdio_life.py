@@ -136,6 +136,38 @@ def test_the_server_ends_with_its_parent_but_not_with_the_thread_that_started_it
         os.close(write_fd)
 
 
+_SLOW_START = """
+    import os, sys, time
+    parent = os.getppid()
+    print(os.getpid(), flush=True)
+    while os.getppid() == parent:   # what loading the SDK takes, as long as it takes the parent to die
+        time.sleep(0.01)
+    from mcp_tools import ToolRegistry
+    from mcp_tools.server import run
+    sys.exit(run(ToolRegistry(), parent=parent))
+"""
+
+
+def test_a_parent_that_dies_while_the_server_starts_ends_it_too(tmp_path: Path) -> None:
+    read_fd, write_fd = os.pipe()
+    start = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"
+    command = [sys.executable, "-c", start, sys.executable, "-c", textwrap.dedent(_SLOW_START)]
+    parent = subprocess.Popen(command, stdin=read_fd, stdout=subprocess.PIPE, env=environment(tmp_path))
+    try:
+        os.close(read_fd)
+        assert parent.stdout is not None
+        server = int(parent.stdout.readline())
+        assert is_running(server)
+        parent.kill()
+        parent.wait(WAIT_S)
+        until_gone(server, END_S + 10)  # with the time that loading takes on a busy machine
+    finally:
+        parent.kill()
+        parent.wait(WAIT_S)
+        parent.stdout.close()
+        os.close(write_fd)
+
+
 def test_a_client_that_closes_its_end_of_stdout_ends_the_server(tmp_path: Path) -> None:
     with Wire(tmp_path, reads=False) as wire:
         wire.write(INITIALIZE)
