@@ -14,6 +14,6 @@ if not sys.flags.safe_path and sys.path[0] in ("", here):
     # command `mcp-tools` and `python -P -m mcp_tools` are safe from that too.
     sys.path.pop(0)
 
-from mcp_tools.cli.main import main
+from mcp_tools.cli.main import run_process
 
-sys.exit(main())
+run_process()

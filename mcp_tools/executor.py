@@ -236,6 +236,7 @@ class ToolExecutor:
     async def _decide(self, call: _Call, entry: RegisteredTool) -> ExecutionResult | None:
         ruling = default_ruling(entry.tool)
         if self._policy is not None:
+            call.context = replace(call.context, screen=self._policy.screen(entry.tool))
             if entry.subjects is None:
                 subjects: Any = strings_in(call.valid)
             else:
@@ -299,8 +300,6 @@ class ToolExecutor:
 
     async def _run(self, call: _Call) -> ExecutionResult:
         entry = call.found
-        if self._policy is not None:
-            call.context = replace(call.context, screen=self._policy.screen(entry.tool))
         outcome = await self._within_deadline(call, entry, entry.run)
         if isinstance(outcome, ExecutionResult):
             return outcome

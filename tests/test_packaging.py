@@ -178,7 +178,7 @@ def test_wheel_is_the_same_twice_and_holds_what_it_should(tmp_path: Path) -> Non
         about = wheel.read(f"{info}/METADATA").decode()
     assert {name.partition("/")[0] for name in names} == {"mcp_tools", "sandbox", info}
     assert {"mcp_tools/py.typed", "sandbox/py.typed", f"{info}/licenses/LICENSE"} <= set(names)
-    assert "mcp-tools = mcp_tools.cli.main:main" in entry_points
+    assert "mcp-tools = mcp_tools.cli.main:run_process" in entry_points
     assert "Requires-Python: >=3.11" in about
     assert "License-Expression: MIT" in about
 

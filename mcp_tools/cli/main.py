@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -38,6 +39,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
+
+
+def run_process() -> NoReturn:
+    """Run the command line as this process's only purpose, and end the process.
+
+    Without waiting for threads: a tool's function that outlived its deadline cannot be interrupted, and
+    Python would wait for it.
+    """
+    try:
+        code = main()
+    except SystemExit as leaving:  # argparse, after its message
+        code = leaving.code if isinstance(leaving.code, int) else USAGE
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,6 +69,12 @@ async def count_to(number: int, context: CallContext) -> str:
     for i in range(number):
         await context.report_progress(i + 1, number, "counting")
     return f"{context.principal} over {context.transport}"
+
+
+@registry.register(timeout=0.2)
+def hang() -> None:
+    """Never return."""
+    threading.Event().wait()
 
 
 @registry.register

@@ -201,6 +201,12 @@ def test_a_yes_does_not_hold_when_the_file_changed_meanwhile_and_the_question_co
     assert path.read_text() == "new"
 
 
+def test_a_function_that_hangs_does_not_keep_the_command_from_ending(run_apart: Run) -> None:
+    done = run_apart("call", "hang", *TOOLS)
+    assert done.code == 1
+    assert "may still be running" in done.out
+
+
 def test_what_was_typed_before_the_question_is_no_answer(environ: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "file"
     call = ("put", "--arg", f"path={path}", "--arg", "content=new", "--confirm-timeout", "0.5")

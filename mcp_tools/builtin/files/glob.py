@@ -21,6 +21,8 @@ from mcp_tools.errors import ToolError
 MAX_PATTERN_CHARS: Final = 1_000
 MAX_ALTERNATIVES: Final = 64
 MAX_COMPONENTS: Final = 64
+MAX_EXCLUDED: Final = 128
+"""Alternatives of all excluding patterns together: each name of a walk is held against every one."""
 
 
 class SearchPattern(NamedTuple):
@@ -109,8 +111,17 @@ def _expanded(pattern: str) -> list[str]:
 
 
 def compile_all(patterns: Sequence[str]) -> tuple[SearchPattern, ...]:
-    """Compile patterns that exclude: each also matches the name of a folder at any depth."""
-    return tuple(compile_glob(pattern) for pattern in patterns)
+    """Compile patterns that exclude: each also matches the name of a folder at any depth.
+
+    Raises:
+        ToolError: One cannot be compiled, or together they stand for more than 128 alternatives.
+    """
+    compiled = tuple(compile_glob(pattern) for pattern in patterns)
+    if sum(len(pattern.alternatives) for pattern in compiled) > MAX_EXCLUDED:
+        raise ToolError(
+            f"excludePatterns stand for at most {MAX_EXCLUDED} alternatives together; use fewer braces"
+        )
+    return compiled
 
 
 def any_matches(patterns: Sequence[SearchPattern], parts: Sequence[str]) -> bool:
