@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 _FOLDERS: Final = frozenset(
-    """.git .ssh .gnupg .vscode .cursor .idea .claude .windsurf .zed .aws .azure .kube .docker .husky
-    .githooks .devcontainer .circleci .direnv .bashrc.d .zshrc.d .profile.d .ipython""".split()  # noqa: SIM905 (a list of 20 quoted names is harder to read)
+    """.git .hg .githooks .husky .ssh .gnupg .aws .azure .kube .docker .devcontainer .circleci .direnv
+    .vscode .cursor .idea .windsurf .zed .vim .emacs.d .claude .codex .gemini .continue
+    .bashrc.d .zshrc.d .profile.d .ipython""".split()  # noqa: SIM905 (a list of 30 quoted names is harder to read)
 )
 """A folder of this name and everything in it, wherever it is (also a `.git` that is a file)."""
 
@@ -25,31 +27,32 @@ _FILES: Final = frozenset(
     .pam_environment .gitconfig .gitmodules .gitattributes .mcp.json mcp.json claude_desktop_config.json
     .claude.json mcp_config.json mcp_tools.toml .netrc .pgpass .npmrc .yarnrc .yarnrc.yml .pypirc pip.conf
     .pre-commit-config.yaml .gitlab-ci.yml jenkinsfile .vimrc .exrc .nvimrc .emacs .gdbinit .lldbinit
-    .tmux.conf .screenrc .wgetrc .curlrc .pythonrc .pythonrc.py sitecustomize.py usercustomize.py
-    pyvenv.cfg authorized_keys authorized_keys2 known_hosts id_rsa id_ed25519 id_ecdsa crontab
+    .bash_completion .dir-locals.el .tmux.conf .screenrc .wgetrc .curlrc .pythonrc .pythonrc.py
+    sitecustomize.py usercustomize.py .rprofile .irbrc .pnpmfile.cjs init.gradle .devcontainer.json
+    opencode.json mise.toml .mise.toml lefthook.yml .lefthook.yml pyvenv.cfg authorized_keys
+    authorized_keys2 known_hosts id_rsa id_ed25519 id_ecdsa crontab
     autorun.inf desktop.ini""".split()  # noqa: SIM905
 )
 
 _PREFIXES: Final = (".env",)  # .env, .env.local, .envrc
 _SUFFIXES: Final = (".pth", ".desktop", ".service", ".code-workspace")
 
-_SEQUENCES: Final = (
-    (".github", "workflows"),
-    (".github", "actions"),
-    (".config", "git"),
-    (".config", "fish"),
-    (".config", "autostart"),
-    (".config", "systemd"),
-    (".config", "environment.d"),
-    (".config", "mcp-tools"),
-    (".config", "mcp_tools"),
-    (".config", "claude"),
-    (".config", "code"),
-    (".config", "nvim"),
-    ("library", "launchagents"),
-    ("application support", "claude"),
-    (".local", "bin"),
-)
+_EDITORS: Final = ("code", "code - insiders", "cursor", "vscodium", "zed")
+
+_BELOW: Final = {
+    ".github": ("workflows", "actions"),
+    ".config": (
+        *("git", "fish", "tmux", "wezterm", "autostart", "systemd", "environment.d"),
+        *("mcp-tools", "mcp_tools", "claude", "nvim", *_EDITORS),
+    ),
+    ".cargo": ("config", "config.toml"),
+    ".gradle": ("init.gradle", "init.d"),
+    ".yarn": ("plugins", "releases"),
+    ".local": ("bin",),
+    "library": ("launchagents",),
+    "application support": ("claude", *_EDITORS),
+}
+"""Names that count directly below the folder before them, with everything in them."""
 
 # What the 8.3 short form of a protected name starts with on FAT and NTFS (`GIT~1` is `.git`,
 # CVE-2014-9390): dots and spaces go, six characters stay.
@@ -86,10 +89,10 @@ def why_protected(parts: Sequence[str]) -> str | None:
     for part, name in zip(parts, folded, strict=True):
         if name in _FOLDERS or _is_short_form(name):
             return part
-    for first, second in _SEQUENCES:
-        for index in range(len(folded) - 1):
-            if folded[index] == first and folded[index + 1] == second:
-                return f"{parts[index]}/{parts[index + 1]}"
+    for index, (above, name) in enumerate(pairwise(folded)):
+        # `project.git/hooks` is a bare repository's.
+        if name in _BELOW.get(above, ()) or (name == "hooks" and above.endswith(".git")):
+            return f"{parts[index]}/{parts[index + 1]}"
     if folded and _is_protected_file(folded[-1]):
         return parts[-1]
     return None
