@@ -98,8 +98,10 @@ async def test_who_listens_is_told_the_urls() -> None:
     assert listening.urls == (f"{base}/mcp", f"{base}/sse")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_streams_and_calls_within_two_seconds(number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+async def test_a_signal_ends_streams_and_calls_within_two_seconds(
+    number: signal.Signals, expected: int
+) -> None:
     async with server_process() as server:
         port = server.port
         session_id = await open_session(port)
@@ -131,14 +133,25 @@ async def test_a_signal_ends_streams_and_calls_within_two_seconds(number: signal
             server.process.send_signal(number)
             with anyio.fail_after(5):
                 code = await server.process.wait()
-            assert code == 0
-            assert time.monotonic() - started < 2
-            assert (await modern_call.answer()).status == 503
-            assert (await session_call.answer()).status in (404, 503)
-            for connection in (stream, sse_stream, idle, half):
+            assert code == expected
+            assert time.monotonic() - started < 2 + 0.5  # for what a busy machine adds to our noticing
+            for connection in (stream, sse_stream, modern_call, session_call, idle, half):
                 assert await connection.is_closed()
         assert server.process.stderr is not None
         assert b"Traceback" not in await server.process.stderr.read()
+
+
+async def test_calls_that_the_end_cuts_short_are_answered() -> None:
+    async with serving() as served, wire(served.port) as modern_call, wire(served.port) as session_call:
+        port = served.port
+        session_id = await open_session(port)
+        await modern_call.send(call("wait", {"seconds": 30}, port=port))
+        body = rpc("tools/call", {"name": "wait", "arguments": {"seconds": 30}}, 6)
+        await session_call.send(in_session(session_id, body, port=port))
+        await ask(port, in_session(session_id, rpc("ping", request_id=7), port=port))
+        served.shutdown.set()
+        assert (await modern_call.answer()).status == 503
+        assert (await session_call.answer()).status in (404, 503)
 
 
 async def test_a_call_that_is_nearly_done_is_answered_before_the_end() -> None:
