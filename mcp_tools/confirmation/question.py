@@ -9,28 +9,46 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from mcp_tools.output.marks import marked, without_middle
 from mcp_tools.output.plain import encodable, to_json
 from mcp_tools.output.visible import is_unseen
 from mcp_tools.types import Confirmation
 
 MAX_QUESTION_CHARS: Final = 8_000
 MAX_VALUE_CHARS: Final = 300
-"""Of one argument; longer ones show both ends, their length and a digest of the whole."""
+"""Of one argument where room is short; longer ones show both ends, their length and a digest."""
 MAX_ARGUMENTS: Final = 30
-MAX_REASON_CHARS: Final = 500
+MAX_REASON_CHARS: Final = 1_000
 
+_MAX_NOTICE_CHARS: Final = 400
+_VALUE_LIMITS: Final = (MAX_QUESTION_CHARS, 1_000, MAX_VALUE_CHARS)
 _PLAIN: Final = re.compile(r"[ -~\n]*")
 
 
-def visible(text: str, *, keep_newlines: bool = False) -> str:
-    r"""Write out every character that would be acted on or not be seen, as `\u202e`."""
+def visible(text: str, *, keep_newlines: bool = False, keep_blanks: bool = True) -> str:
+    r"""Write out every character that would be acted on or not be seen, as `\u202e`.
+
+    Args:
+        keep_blanks: Leave spaces other than the plain one (U+00A0, U+3000, …), which do not differ
+            from it to the eye.
+    """
     text = encodable(text)
     if _PLAIN.fullmatch(text) and (keep_newlines or "\n" not in text):
         return text
-    return "".join(_shown(char, keep_newlines) for char in text)
+    return "".join(_shown(char, keep_newlines, keep_blanks) for char in text)
+
+
+class _Part(NamedTuple):
+    """Lines of the question, and what of their subject they do not show, in words."""
+
+    lines: list[str]
+    missing: list[str]
+
+    @property
+    def size(self) -> int:
+        return sum(len(line) + 1 for line in self.lines)
 
 
 def question_text(question: Confirmation, *, asked_by: str, max_chars: int = MAX_QUESTION_CHARS) -> str:
@@ -39,24 +57,35 @@ def question_text(question: Confirmation, *, asked_by: str, max_chars: int = MAX
     Args:
         question: What would run.
         asked_by: Who calls, as far as known: a client's own name and a principal.
-        max_chars: Of the whole text. The preview gives way first, then the arguments.
+        max_chars: Of the whole text. Long arguments give way first, then the preview. Whatever is cut
+            is named in the second line, before anything that came from a model.
     Returns:
-        Text without control characters but newlines, at most `max_chars` long.
+        Text without control characters but newlines and tabs, at most `max_chars` long.
     """
     name = question.tool_name
     title = f" ({_cut(visible(question.title), 100)})" if question.title not in ("", name) else ""
-    head = [
-        f"Allow {_cut(visible(name), 100)}{title} to run?",
-        "",
-        f"Why you are asked: {_cut(visible(question.reason), MAX_REASON_CHARS)}",
-        f"Asked by: {_cut(visible(asked_by), 200)}",
-        "",
-    ]
-    tail = ["", f"A yes holds for exactly this call, once, for {question.expires_in_s:g} s."]
-    room = max_chars - sum(len(line) + 1 for line in head + tail)
-    arguments = _arguments(question.parameters, room * 2 // 3 if question.preview else room)
-    room -= sum(len(line) + 1 for line in arguments)
-    return "\n".join([*head, *arguments, *_preview(question.preview, room), *tail])[:max_chars]
+    asked = f"Allow {_cut(visible(name), 100)}{title} to run?"
+    reason = visible(question.reason)
+    head = _Part(
+        [
+            "",
+            f"Why you are asked: {without_middle(reason, MAX_REASON_CHARS)}",
+            f"Asked by: {without_middle(visible(asked_by), 200)}",
+            "",
+        ],
+        ["the reason is shortened"] if len(reason) > MAX_REASON_CHARS else [],
+    )
+    tail = _Part(["", f"A yes holds for exactly this call, once, for {question.expires_in_s:g} s."], [])
+    room = max_chars - len(asked) - 1 - _MAX_NOTICE_CHARS - head.size - tail.size
+    wanted = sum(len(line) + 3 for line in question.preview.split("\n")) + 30 if question.preview else 0
+    arguments = _arguments(question, max(room - wanted, room // 3))
+    preview = _preview(question, room - arguments.size)
+    parts = (head, arguments, preview, tail)
+    missing = [words for part in parts for words in part.missing]
+    notice = (
+        [_cut(f"Not everything is shown: {'; '.join(missing)}.", _MAX_NOTICE_CHARS - 1)] if missing else []
+    )
+    return "\n".join([asked, *notice, *(line for part in parts for line in part.lines)])[:max_chars]
 
 
 def shortened(text: str, max_chars: int) -> str:
@@ -69,58 +98,98 @@ def shortened(text: str, max_chars: int) -> str:
     return text[: room * 2 // 3] + note + text[len(text) - room // 3 :]
 
 
-def _arguments(parameters: Mapping[str, Any], room: int) -> list[str]:
-    if not parameters:
-        return ["It takes no arguments."]
-    lines = ["Arguments:"]
+def _arguments(question: Confirmation, room: int) -> _Part:
+    if not question.parameters:
+        return _Part(["It takes no arguments."], [])
+    parts = (_arguments_within(question, limit, room) for limit in _VALUE_LIMITS)
+    return next(
+        (part for part in parts if part.size <= room and not part.missing), None
+    ) or _arguments_within(question, MAX_VALUE_CHARS, room)
+
+
+def _arguments_within(question: Confirmation, limit: int, room: int) -> _Part:
+    lines, cut, missing = ["Arguments:"], [], []
     room -= len(lines[0]) + 1
-    for index, (name, value) in enumerate(parameters.items()):
-        left = len(parameters) - index
+    for index, (name, value) in enumerate(question.parameters.items()):
+        written = visible(_cut(str(name), 100), keep_blanks=False)
+        text, is_whole = _value(value, limit, is_below=name in question.shows)
         # JSON has escaped the newlines, so that one argument is one line whatever it holds.
-        line = f"  {visible(_cut(str(name), 100))}: {_value(value)}"
+        line = f"  {written}: {text}"
         if index >= MAX_ARGUMENTS or len(line) > room - 80:
-            digest = hashlib.sha256(to_json(parameters).encode()).hexdigest()[:16]
+            left = len(question.parameters) - index
+            digest = hashlib.sha256(to_json(question.parameters).encode()).hexdigest()[:16]
             lines.append(f"  … and {left} more, not shown (sha256 of all: {digest}…)")
+            missing.append(f"{left} of {len(question.parameters)} arguments are left out")
             break
+        if not is_whole:
+            cut.append(written)
         lines.append(line)
         room -= len(line) + 1
-    return lines
+    if cut:
+        names = f"argument {cut[0]} is" if len(cut) == 1 else f"{len(cut)} arguments are"
+        missing.insert(0, f"{names} shortened")
+    return _Part(lines, missing)
 
 
-def _value(value: Any) -> str:
+def _value(value: Any, limit: int, *, is_below: bool) -> tuple[str, bool]:
+    """Return a value as text, and whether a person can see all of it, here or in the preview."""
+    text = to_json(value)
+    if len(text) <= MAX_VALUE_CHARS or (len(text) <= limit and not is_below):
+        return visible(text, keep_blanks=False), True
+    if is_below:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return f"({len(text):,} characters, sha256 {digest}…; what it changes is shown below)", True
     # The text is cut before it is escaped: an escape must not be torn, nor a digest be of escapes.
-    if isinstance(value, str) and len(value) > MAX_VALUE_CHARS:
-        digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        start, end = (visible(to_json(part)) for part in (value[:200], value[-60:]))
-        return f"{start} … {end} ({len(value):,} characters, sha256 {digest}…)"
-    return visible(shortened(to_json(value), MAX_VALUE_CHARS))
+    if isinstance(value, str):
+        value = encodable(value)
+        digest = hashlib.sha256(value.encode()).hexdigest()[:16]
+        start, end = (
+            visible(to_json(part), keep_blanks=False)
+            for part in (value[: limit * 2 // 3], value[-limit // 5 :])
+        )
+        return f"{start} … {end} ({len(value):,} characters, sha256 {digest}…)", False
+    return visible(shortened(text, limit), keep_blanks=False), False
 
 
-def _preview(text: str, room: int) -> list[str]:
-    if not text:
-        return []
-    lines = ["", "What it would do:"]
-    room -= sum(len(line) + 1 for line in lines)
-    # Writing characters out only makes text longer, so what lies beyond `room` can never be shown.
-    shown = [f"| {line}" for line in visible(text[: max(room, 0) + 1], keep_newlines=True).split("\n")]
-    if len(text) <= room and sum(len(line) + 1 for line in shown) <= room:
-        return lines + shown
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    note = f"(shortened: {text.count(chr(10)) + 1:,} lines in all, sha256 {digest}…)"
-    room -= len(note) + 1
-    for line in shown:
-        piece = line if len(line) <= MAX_VALUE_CHARS else line[:MAX_VALUE_CHARS] + " …"
-        if len(piece) + 1 > room:
+def _preview(question: Confirmation, room: int) -> _Part:
+    if not question.preview:
+        return _Part([], [])
+    title = ["", "What it would do:"]
+    missing = [f"the change lacks {visible(question.left_out)}"] if question.left_out else []
+    room -= sum(len(line) + 1 for line in title)
+    lines = question.preview.split("\n")
+    if len(question.preview) <= room:
+        whole = _Part([_barred(line) for line in lines], missing)
+        if whole.size <= room:
+            return _Part(title + whole.lines, missing)
+    digest = hashlib.sha256(question.preview.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    note = f"({{:,}} of {len(lines):,} lines are not shown here; sha256 of all: {digest}…)"
+    room -= len(note) + 20
+    top: list[str] = []
+    bottom: list[str] = []
+    while len(top) + len(bottom) < len(lines):
+        # Twice as many of the first lines as of the last.
+        is_top = len(top) <= 2 * len(bottom)
+        line = lines[len(top)] if is_top else lines[-1 - len(bottom)]
+        row = _barred(without_middle(line, MAX_VALUE_CHARS))
+        room -= len(row) + 1
+        if room < 0:
             break
-        lines.append(piece)
-        room -= len(piece) + 1
-    return [*lines, note]
+        (top if is_top else bottom).append(row)
+    gap = len(lines) - len(top) - len(bottom)
+    missing.append("what it would do is shortened")
+    return _Part([*title, *top, *([note.format(gap)] if gap else []), *reversed(bottom)], missing)
 
 
-def _shown(char: str, keep_newlines: bool) -> str:
+def _barred(line: str) -> str:
+    # A tool has marked what its files hold before, with notes of its own.
+    return "| " + encodable(marked(line, own_notes=True))
+
+
+def _shown(char: str, keep_newlines: bool, keep_blanks: bool) -> str:
     if char == "\n" and keep_newlines:
         return char
-    if is_unseen(char):
+    if is_unseen(char) or (not keep_blanks and char != " " and char.isspace()):
         code = ord(char)
         return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
     return char

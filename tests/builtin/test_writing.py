@@ -169,13 +169,13 @@ async def test_an_edit_changes_only_what_it_names_and_returns_the_diff(files: An
     question, result = await approved(
         files, "edit_file", path="x", edits=[{"oldText": "two", "newText": "2"}]
     )
-    assert "-two\\r\n+2\\r" in question.preview
+    assert "-two⟦CR⟧\n+2⟦CR⟧" in question.preview
     assert result.is_success, result.error
     assert (files.root / "x").read_bytes() == b"\xef\xbb\xbfone\r\n2\r\nthree"
     structured = result.result.structured
     assert structured["applied"] is True
-    assert "+2\\r" in structured["diff"]
-    assert "+2\\r" in result.to_observation()
+    assert "+2⟦CR⟧" in structured["diff"]
+    assert "+2⟦CR⟧" in result.to_observation()
 
 
 async def test_a_dry_run_asks_nobody_and_changes_nothing(files: Any) -> None:

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_tools.builtin.files import diff, replacements
 from mcp_tools.builtin.files.guard import refuse_now, why_ask
+from mcp_tools.builtin.files.replacements import Span
 from mcp_tools.builtin.files.results import Result
-from mcp_tools.builtin.files.text import decode, encode
+from mcp_tools.builtin.files.text import decode, encode, quoted_path
 from mcp_tools.builtin.files.write import MAX_WRITTEN_BYTES, Sha256
 from mcp_tools.builtin.workspace import Target, Workspace, atomic, snapshot
 from mcp_tools.builtin.workspace.problems import FileProblem, shown
@@ -47,9 +48,10 @@ Edits = Annotated[list[Edit], Field(min_length=1, max_length=MAX_EDITS)]
 
 class _Plan(NamedTuple):
     before: Snapshot
+    size_before: int
     new: bytes
     old_text: str
-    new_text: str
+    spans: list[Span]
 
 
 class EditTools:
@@ -95,12 +97,18 @@ class EditTools:
         if dryRun:
             return None
 
-        def look(_: Work) -> Preview:
+        def look(work: Work) -> Preview:
             with self._workspace.target(path) as target:
-                plan = _plan(target, edits, expectedSha256)
-                sizes = f"{len(encode(plan.old_text)):,} → {len(plan.new):,} bytes"
-                heading = f"Make {len(edits)} edit(s) in {shown(target.real_path)} ({sizes})"
-                return Preview(text=f"{heading}\n{_diff(target, plan)}", state=plan.before.state)
+                plan = _plan(target, edits, expectedSha256, work)
+                change = _diff(target, plan, work, diff.MAX_PREVIEW_CHARS)
+                sizes = f"{plan.size_before:,} → {len(plan.new):,} bytes"
+                heading = f"Make {len(edits)} edit(s) in {quoted_path(target.real_path)} ({sizes})"
+                return Preview(
+                    text=f"{heading}\n{change.text}",
+                    state=plan.before.state,
+                    left_out=change.left_out,
+                    shows=frozenset() if change.left_out else frozenset({"edits"}),
+                )
 
         return await self._workspace.threads.run(look)
 
@@ -131,9 +139,10 @@ class EditTools:
         work: Work,
     ) -> ToolOutput:
         with self._workspace.target(path) as target:
-            plan = _plan(target, edits, expected)
+            plan = _plan(target, edits, expected, work)
             if context.approved_state is not None and plan.before.state != context.approved_state:
                 raise atomic.ChangedMeanwhile(path)
+            shown_diff = _diff(target, plan, work).text  # before the change, since it may be given up
             notes: tuple[str, ...] = ()
             if not is_dry_run:
                 replaced = atomic.replace(
@@ -144,7 +153,6 @@ class EditTools:
                     last_look=lambda: refuse_now(self._workspace, [target], context),
                 )
                 notes = replaced.notes
-            shown_diff = _diff(target, plan)
             edited = Edited(
                 path=self._workspace.display(target.root, target.real_parts),
                 applied=not is_dry_run,
@@ -159,7 +167,7 @@ class EditTools:
         return ToolOutput(content=[TextContent(text=text)], structured=edited.model_dump())
 
 
-def _plan(target: Target, edits: list[Edit], expected: str | None) -> _Plan:
+def _plan(target: Target, edits: list[Edit], expected: str | None, work: Work) -> _Plan:
     before, content = snapshot.read(target, MAX_WRITTEN_BYTES)
     if expected is not None and before.sha256 != expected:
         raise FileProblem(
@@ -167,14 +175,15 @@ def _plan(target: Target, edits: list[Edit], expected: str | None) -> _Plan:
             f"has sha256 {before.sha256}, not the expected one; nothing was changed. Read it again",
         )
     old_text = decode(content, target.asked)
-    new_text = replacements.apply(old_text, edits)
-    new = encode(new_text)
+    spans = replacements.located(old_text, edits, work.check)
+    new = encode(replacements.applied(old_text, spans))
     if len(new) > MAX_WRITTEN_BYTES:
         raise FileProblem(
             target.asked, f"would have {len(new):,} bytes; at most {MAX_WRITTEN_BYTES:,} are written"
         )
-    return _Plan(before=before, new=new, old_text=old_text, new_text=new_text)
+    return _Plan(before=before, size_before=len(content), new=new, old_text=old_text, spans=spans)
 
 
-def _diff(target: Target, plan: _Plan) -> str:
-    return diff.unified(plan.old_text, plan.new_text, "/".join(target.real_parts))
+def _diff(target: Target, plan: _Plan, work: Work, max_chars: int = diff.MAX_CHARS) -> diff.Diff:
+    path = "/".join(target.real_parts)
+    return diff.of_edits(plan.old_text, plan.spans, path, work.check, max_chars=max_chars)

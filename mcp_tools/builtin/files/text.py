@@ -8,6 +8,9 @@ from typing import Final
 
 from mcp_tools.builtin.workspace.problems import FileProblem
 from mcp_tools.errors import ToolError
+from mcp_tools.output.marks import marked, without_middle
+
+MAX_PATH_CHARS: Final = 1_000
 
 # Python's codecs also hold compressors, escapes and formats that take quadratic time (idna).
 _ENCODINGS: Final = re.compile(
@@ -122,3 +125,8 @@ def trimmed_to_characters(content: bytes) -> bytes:
             needs = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
             return content[start : len(content) - back] if needs > back else content[start:]
     return content[start:]
+
+
+def quoted_path(path: str) -> str:
+    """Quote a path for a person: what is not seen is written out, and its end is always there."""
+    return "'" + without_middle(marked(path), MAX_PATH_CHARS) + "'"

@@ -13,9 +13,9 @@ from pydantic import Field
 from mcp_tools.builtin.files import diff
 from mcp_tools.builtin.files.guard import refuse_now, why_ask
 from mcp_tools.builtin.files.results import Result
-from mcp_tools.builtin.files.text import encode
+from mcp_tools.builtin.files.text import encode, quoted_path
 from mcp_tools.builtin.workspace import Target, Workspace, atomic, snapshot
-from mcp_tools.builtin.workspace.problems import FileProblem, escaped, shown
+from mcp_tools.builtin.workspace.problems import FileProblem
 from mcp_tools.builtin.workspace.snapshot import Snapshot
 from mcp_tools.builtin.workspace.threads import Work
 from mcp_tools.errors import ToolError
@@ -82,11 +82,11 @@ class WriteTools:
         """Show the diff a write would make."""
         data = _checked(content)
 
-        def look(_: Work) -> Preview:
+        def look(work: Work) -> Preview:
             with self._workspace.target(path, follow=mode != "x") as target:
                 before, old = _look(target)
                 _check(target, before, mode, expectedSha256)
-                return Preview(text=_describe(target, before, old, data, mode), state=before.state)
+                return _describe(target, before, old, data, mode, work)
 
         return await self._workspace.threads.run(look)
 
@@ -194,12 +194,14 @@ def _look(target: Target) -> tuple[Snapshot, bytes | None]:
     return snapshot.take(target), None
 
 
-def _describe(target: Target, before: Snapshot, old: bytes | None, data: bytes, mode: Mode) -> str:
+def _describe(
+    target: Target, before: Snapshot, old: bytes | None, data: bytes, mode: Mode, work: Work
+) -> Preview:
     size_before = before.status.st_size if before.status is not None else 0
     size_after = len(data) + (size_before if mode == "a" else 0)
     verb = "Create" if before.status is None else "Add to" if mode == "a" else "Replace"
     sizes = f"{size_after:,} bytes" if before.status is None else f"{size_before:,} → {size_after:,} bytes"
-    lines = [f"{verb} {shown(target.real_path)} ({sizes}, UTF-8)"]
+    lines = [f"{verb} {quoted_path(target.real_path)} ({sizes}, UTF-8)"]
     if before.status is not None and before.status.st_nlink > 1:
         lines.append(
             f"The file has {before.status.st_nlink} names (hard links); only this one gets the new content."
@@ -210,10 +212,17 @@ def _describe(target: Target, before: Snapshot, old: bytes | None, data: bytes, 
         old_text = "" if before.status is None else None if old is None else old.decode()
     except UnicodeDecodeError:
         old_text = None
-    if old_text is not None:
-        return "\n".join([*lines, diff.unified(old_text, old_text + new if mode == "a" else new, name)])
-    digest = f", sha256 {before.sha256}" if before.sha256 else ""
-    kind = "is not UTF-8 text" if old is not None else "is too big for a diff"
-    lines.append(f"What is there now {kind} ({size_before:,} bytes{digest}).")
-    heading = "Added at the end:" if mode == "a" else "New content:"
-    return "\n".join([*lines, heading, diff.unified("", new, escaped(name))])
+    if old_text is None:
+        digest = f", sha256 {before.sha256}" if before.sha256 else ""
+        kind = "is not UTF-8 text" if old is not None else "is too big for a diff"
+        lines.append(f"What is there now {kind} ({size_before:,} bytes{digest}).")
+        lines.append("Added at the end:" if mode == "a" else "New content:")
+        old_text = ""
+    new_text = old_text + new if mode == "a" else new
+    change = diff.whole(old_text, new_text, name, work.check, max_chars=diff.MAX_PREVIEW_CHARS)
+    return Preview(
+        text="\n".join([*lines, change.text]),
+        state=before.state,
+        left_out=change.left_out,
+        shows=frozenset() if change.left_out else frozenset({"content"}),
+    )

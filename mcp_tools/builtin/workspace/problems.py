@@ -8,6 +8,7 @@ from typing import Final
 
 from mcp_tools.builtin.workspace.beneath import NotARegularFile
 from mcp_tools.errors import ToolError
+from mcp_tools.output.marks import without_middle
 from mcp_tools.output.visible import is_all_seen, is_unseen
 
 MAX_SHOWN_CHARS: Final = 300
@@ -17,10 +18,9 @@ def shown(text: str) -> str:
     r"""Quote a path or name so that it cannot pass for something else.
 
     Line breaks, control and direction-changing characters and undecodable bytes are written out
-    (`\n`, `\u202e`, `\udcff`); at most 300 characters are kept.
+    (`\n`, `\u202e`, `\udcff`). Of more than 300 characters the middle is missing: the end names the file.
     """
-    cut = text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "…"
-    return "'" + escaped(cut).replace("'", "\\'") + "'"
+    return "'" + escaped(without_middle(text, MAX_SHOWN_CHARS)).replace("'", "\\'") + "'"
 
 
 def escaped(text: str) -> str:

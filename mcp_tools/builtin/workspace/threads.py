@@ -50,6 +50,15 @@ class Work:
         """Whether nobody waits for the result any more; long loops look at it."""
         return self._withdrawn
 
+    def check(self) -> None:
+        """Go on only while somebody waits for the result.
+
+        Raises:
+            Withdrawn: Nobody does.
+        """
+        if self._withdrawn:
+            raise Withdrawn
+
     @property
     def is_out_of_time(self) -> bool:
         """Whether it is time to come to an end with what there is."""
