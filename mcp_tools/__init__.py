@@ -15,38 +15,38 @@ result = await tools.execute("add", {"a": 1, "b": 2})
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
-
-from mcp_tools.batch import AsyncToolExecutor, StreamEvent, StreamingToolExecutor
-from mcp_tools.errors import (
-    ConfigError,
-    InvalidArguments,
-    McpToolsError,
-    RegistrationError,
-    ToolError,
-)
-from mcp_tools.executor import ToolExecutor
-from mcp_tools.registry import ToolRegistry
-from mcp_tools.system import ToolSystem
-from mcp_tools.types import (
-    Approval,
-    CallContext,
-    Confirmation,
-    ErrorCode,
-    ExecutionResult,
-    ExecutionStatus,
-    MediaContent,
-    Preview,
-    ResourceLink,
-    TextContent,
-    Tool,
-    ToolAnnotations,
-    ToolCall,
-    ToolOutput,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from mcp_tools.batch import AsyncToolExecutor, StreamEvent, StreamingToolExecutor
+    from mcp_tools.errors import (
+        ConfigError,
+        InvalidArguments,
+        McpToolsError,
+        RegistrationError,
+        ToolError,
+    )
+    from mcp_tools.executor import ToolExecutor
+    from mcp_tools.registry import ToolRegistry
     from mcp_tools.server import serve
+    from mcp_tools.system import ToolSystem
+    from mcp_tools.types import (
+        Approval,
+        CallContext,
+        Confirmation,
+        ErrorCode,
+        ExecutionResult,
+        ExecutionStatus,
+        MediaContent,
+        Preview,
+        ResourceLink,
+        TextContent,
+        Tool,
+        ToolAnnotations,
+        ToolCall,
+        ToolOutput,
+    )
 
 __version__ = "0.1.0"
 
@@ -83,11 +83,26 @@ __all__ = [
     "serve",
 ]
 
+# Each public name is imported when it is first used: a command line that only lists tools must not load
+# the rest, and the server's start is measured.
+_HOMES: Final = {
+    "batch": ("AsyncToolExecutor", "StreamEvent", "StreamingToolExecutor"),
+    "errors": ("ConfigError", "InvalidArguments", "McpToolsError", "RegistrationError", "ToolError"),
+    "executor": ("ToolExecutor",),
+    "registry": ("ToolRegistry",),
+    "server": ("serve",),
+    "system": ("ToolSystem",),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
 
 def __getattr__(name: str) -> Any:
-    # The server loads the MCP SDK, which takes half a second: on first use only.
-    if name == "serve":
-        from mcp_tools.server import serve
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF.get(name, 'types')}"), name)
+    globals()[name] = value
+    return value
 
-        return serve
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -341,11 +341,10 @@ def _model_schema(tool_name: str, model: type[BaseModel]) -> dict[str, Any]:
     if schema.get("type") != "object":
         raise InvalidSchema(tool_name, f"{model.__name__} does not describe an object")
     try:
-        own: dict[str, Any] = json.loads(json.dumps(schema, allow_nan=False))
-        json.dumps(own, ensure_ascii=False).encode()
+        json.dumps(schema, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:  # a default of NaN, a lone surrogate in a description
         raise InvalidSchema(tool_name, f"the schema is not JSON: {_first_line(error)}") from error
-    return own
+    return schema
 
 
 @functools.cache

@@ -32,6 +32,9 @@ def serve(arguments: argparse.Namespace) -> int:
     for name in arguments.closed_streams:
         if settings.transport == "stdio" and name != "stderr":
             raise ConfigError(f"{name} is closed; MCP over stdio needs both stdin and stdout")
+    # Pydantic would look through every installed package for plugins, a hundredth of the start. They
+    # instrument validation for debugging; set the variable to anything else to have them.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # What is loaded from here on stays: collecting in between would take a twentieth of the start.
     gc.disable()
     with contextlib.ExitStack() as stack:

@@ -154,6 +154,8 @@ def _load(transport: Transport) -> Callable[..., Any]:
     if transport not in TRANSPORTS:
         raise ValueError(f"unknown transport {transport!r}; use one of {', '.join(TRANSPORTS)}")
 
+    import mcp_tools.server.handler  # noqa: F401 - needed in a moment, and loaded faster here
+
     if transport == "stdio":
         from mcp_tools.server.stdio import serve_stdio
 

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from importlib import metadata
 from typing import Any, Final
 
 import anyio
@@ -28,6 +27,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry import trace
 
+from mcp_tools import __version__
 from mcp_tools.calling import CancelWatch
 from mcp_tools.confirmation.channels import Answer, Reply
 from mcp_tools.confirmation.question import visible
@@ -130,7 +130,7 @@ def build_server(
 
     server = ToolServer(
         name,
-        version=version if version is not None else _version(),
+        version=version if version is not None else __version__,
         instructions=instructions,
         lifespan=lifespan,
         get_tool_input_schema=input_schema,
@@ -388,10 +388,3 @@ def _client(ctx: _Context) -> str | None:
 @lru_cache(maxsize=128)
 def _client_name(name: str, version: str) -> str:
     return visible(f"{name} {version}")[:MAX_CLIENT_CHARS]
-
-
-def _version() -> str:
-    try:
-        return metadata.version("mcp-tools-server")
-    except metadata.PackageNotFoundError:
-        return "0"
