@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from mcp_tools.confirmation.ledger import ConfirmationLedger
 from mcp_tools.errors import ConfigError, RegistrationError
 from mcp_tools.executor import ToolExecutor
+from mcp_tools.observe.log import log_call
 from mcp_tools.policy import RulePolicy
 from mcp_tools.registry import ToolRegistry
-from mcp_tools.system import log_call
 
 if TYPE_CHECKING:
     from mcp_tools.builtin.workspace import Workspace

@@ -17,7 +17,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from mcp_tools.calling import CancelWatch, maybe_await
 from mcp_tools.errors import DuplicateCallId
-from mcp_tools.executor import ToolExecutor, as_context
+from mcp_tools.executor import ToolExecutor
+from mcp_tools.inflight import as_context
 from mcp_tools.types import (
     Approval,
     CallContext,

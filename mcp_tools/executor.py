@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import anyio
@@ -25,6 +24,7 @@ from anyio.lowlevel import RunVar
 from mcp_tools.calling import Callee, CancelWatch, Raised, Returned, detached, maybe_await
 from mcp_tools.confirmation.ledger import Binding, ConfirmationLedger, Verdict
 from mcp_tools.errors import InvalidArguments, ToolError
+from mcp_tools.inflight import InFlight, as_context
 from mcp_tools.output.masking import describe_exception
 from mcp_tools.output.plain import safe_str, strings_in
 from mcp_tools.registry import RegisteredTool, ToolRegistry
@@ -59,7 +59,7 @@ _slots: RunVar[weakref.WeakKeyDictionary[ToolExecutor, anyio.CapacityLimiter]] =
 )
 # A tool that calls another tool must not wait for a slot: its own could be the last one. So what a tool
 # calls, from its own task or from others it starts, counts with the call that it belongs to.
-_outer_call: ContextVar[_Call | None] = ContextVar("mcp_tools_outer_call", default=None)
+_outer_call: ContextVar[InFlight | None] = ContextVar("mcp_tools_outer_call", default=None)
 
 
 class ToolExecutor:
@@ -195,7 +195,7 @@ class ToolExecutor:
 
     # --- the pipeline, in order ---------------------------------------------------------------
 
-    async def _pipeline(self, call: _Call) -> ExecutionResult:
+    async def _pipeline(self, call: InFlight) -> ExecutionResult:
         refused = await self._prepare(call) or await self._confirm(call)
         if refused is not None:
             return refused
@@ -216,7 +216,7 @@ class ToolExecutor:
             call.holds_slot_of = None
             limiter.release_on_behalf_of(call)
 
-    async def _prepare(self, call: _Call) -> ExecutionResult | None:
+    async def _prepare(self, call: InFlight) -> ExecutionResult | None:
         """Find, validate, decide. Returns a refusal, or None when the call may go on."""
         entry = self.registry.find(call.tool_name) if isinstance(call.tool_name, str) else None
         if entry is None or (self._policy is not None and self._policy.hides(entry.tool)):
@@ -233,7 +233,7 @@ class ToolExecutor:
             return self._end(call, ErrorCode.TOOL_EXCEPTION, self._describe(call, entry, error))
         return await self._decide(call, entry)
 
-    async def _decide(self, call: _Call, entry: RegisteredTool) -> ExecutionResult | None:
+    async def _decide(self, call: InFlight, entry: RegisteredTool) -> ExecutionResult | None:
         ruling = default_ruling(entry.tool)
         if self._policy is not None:
             call.context = replace(call.context, screen=self._policy.screen(entry.tool))
@@ -259,12 +259,12 @@ class ToolExecutor:
                 call.ruling = Ruling(decision=Decision.ASK, reason=str(why))
         return None
 
-    async def _confirm(self, call: _Call) -> ExecutionResult | None:
+    async def _confirm(self, call: InFlight) -> ExecutionResult | None:
         """Returns the question or a refusal, or None when the call may go on."""
         if call.decided.decision is not Decision.ASK:
             return None
         entry, context = call.found, call.context
-        if context.confirmed:
+        if context.confirmed is True:
             call.channel = "embedding program"
             call.context = replace(context, asked=True, approved_state=None)
             return None
@@ -298,7 +298,7 @@ class ToolExecutor:
             return self._end(call, ErrorCode.CONFIRMATION_INVALID, message)
         return self._question(call, ErrorCode.CONFIRMATION_INVALID, message, preview, binding)
 
-    async def _run(self, call: _Call) -> ExecutionResult:
+    async def _run(self, call: InFlight) -> ExecutionResult:
         entry = call.found
         outcome = await self._within_deadline(call, entry, entry.run)
         if isinstance(outcome, ExecutionResult):
@@ -317,7 +317,7 @@ class ToolExecutor:
     # --- helpers ------------------------------------------------------------------------------
 
     async def _within_deadline(
-        self, call: _Call, entry: RegisteredTool, function: Callee
+        self, call: InFlight, entry: RegisteredTool, function: Callee
     ) -> Returned | ExecutionResult:
         """Call the tool or one of its helpers; whatever it raises becomes a result."""
         limit_s = entry.tool.timeout_seconds
@@ -341,12 +341,12 @@ class ToolExecutor:
             )
         return self._end(call, ErrorCode.TIMED_OUT, message)
 
-    async def _ask_tool(self, call: _Call, entry: RegisteredTool, helper: Callee) -> Any:
+    async def _ask_tool(self, call: InFlight, entry: RegisteredTool, helper: Callee) -> Any:
         outcome = await self._within_deadline(call, entry, helper)
         return outcome.value if isinstance(outcome, Returned) else outcome
 
     def _question(
-        self, call: _Call, code: ErrorCode, message: str, preview: Preview, binding: Binding
+        self, call: InFlight, code: ErrorCode, message: str, preview: Preview, binding: Binding
     ) -> ExecutionResult:
         tool = call.found.tool
         question = Confirmation(
@@ -364,7 +364,7 @@ class ToolExecutor:
         )
         return replace(self._end(call, code, message), confirmation=question)
 
-    def _describe(self, call: _Call, entry: RegisteredTool, error: BaseException) -> str:
+    def _describe(self, call: InFlight, entry: RegisteredTool, error: BaseException) -> str:
         logger.warning("call %s: %s raised %s", call.context.call_id, entry.tool.name, type(error).__name__)
         logger.debug("call %s: traceback", call.context.call_id, exc_info=error)
         if self._hide_exceptions:
@@ -381,12 +381,12 @@ class ToolExecutor:
             f"there are: {', '.join(known[:50])}" if known else "none is registered"
         )
 
-    def _end(self, call: _Call, code: ErrorCode, message: str) -> ExecutionResult:
+    def _end(self, call: InFlight, code: ErrorCode, message: str) -> ExecutionResult:
         return self._result(call, _STATUS[code], error=message, error_code=code)
 
     def _result(
         self,
-        call: _Call,
+        call: InFlight,
         status: ExecutionStatus,
         *,
         result: Any = None,
@@ -440,11 +440,11 @@ class ToolExecutor:
         tool_name: str,
         parameters: Mapping[str, Any] | None,
         context: CallContext | Mapping[str, Any] | None,
-    ) -> _Call:
+    ) -> InFlight:
         # Our own copy: the caller may go on changing what it passed.
         sent = {} if parameters is None else parameters
         sent = {name: detached(value) for name, value in sent.items()} if isinstance(sent, Mapping) else sent
-        return _Call(tool_name, sent, as_context(context), self._clock())
+        return InFlight(tool_name, sent, as_context(context), self._clock())
 
     def _limiter(self) -> anyio.CapacityLimiter:
         # Per event loop: one executor may serve several `asyncio.run` in turn.
@@ -474,62 +474,4 @@ _STATUS: Final = {
     ErrorCode.INTERNAL_ERROR: ExecutionStatus.ERROR,
     ErrorCode.CANCELLED: ExecutionStatus.CANCELLED,
     ErrorCode.RATE_LIMITED: ExecutionStatus.RATE_LIMITED,
-}
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """One call on its way through the pipeline; nothing of it outlives `execute`."""
-
-    tool_name: Any  # a str, unless the caller got it wrong
-    sent: Any
-    context: CallContext
-    started_at: float
-    entry: RegisteredTool | None = None
-    arguments: dict[str, Any] | None = None  # once validated
-    ruling: Ruling | None = None  # once decided
-    channel: str | None = None
-    watch: CancelWatch = field(default_factory=CancelWatch)
-    holds_slot_of: ToolExecutor | None = None
-
-    @property
-    def found(self) -> RegisteredTool:
-        assert self.entry is not None
-        return self.entry
-
-    @property
-    def valid(self) -> dict[str, Any]:
-        assert self.arguments is not None
-        return self.arguments
-
-    @property
-    def decided(self) -> Ruling:
-        assert self.ruling is not None
-        return self.ruling
-
-    def recorded_arguments(self) -> Mapping[str, Any]:
-        if self.arguments is not None:
-            return self.arguments
-        return dict(self.sent) if isinstance(self.sent, Mapping) else {}
-
-
-def as_context(context: CallContext | Mapping[str, Any] | None) -> CallContext:
-    """Make the context of one call, without what only the executor may set."""
-    if isinstance(context, CallContext):
-        # The event belongs to one call: a context shared by several must not spread a cancellation.
-        return replace(context, cancelled=threading.Event(), asked=False, approved_state=None, screen=None)
-    given = dict(context or {})
-    known = {name: given.pop(name) for name in _CONTEXT_FIELDS if name in given}
-    extra = {**known.pop("extra", {}), **given}
-    if type(known.get("confirmed", False)) is not bool:
-        raise TypeError(f"context['confirmed'] is {known['confirmed']!r}; only True and False can be meant")
-    return CallContext(**known, extra=extra)
-
-
-# What an embedding program may set; the rest is the executor's.
-_CONTEXT_FIELDS: Final = frozenset(field.name for field in fields(CallContext)) - {
-    "asked",
-    "approved_state",
-    "screen",
-    "cancelled",
 }

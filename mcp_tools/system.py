@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -10,10 +9,9 @@ from typing import Any, Literal, Self
 
 from mcp_tools.batch import MAX_CONCURRENT, AsyncToolExecutor, Confirm
 from mcp_tools.executor import ToolExecutor
+from mcp_tools.observe.log import log_call
 from mcp_tools.registry import ToolRegistry
 from mcp_tools.types import CallContext, ExecutionResult, Policy, Provider, ToolCall
-
-logger = logging.getLogger("mcp_tools.calls")
 
 
 class ToolSystem:
@@ -126,32 +124,6 @@ class ToolSystem:
                     for call_id, result in results.items()
                 ]
         raise ValueError(f"unknown provider {provider!r}; use 'anthropic' or 'openai'")
-
-
-def log_call(result: ExecutionResult) -> None:
-    """Log one finished call; a hook. The record carries `fields`, for those who log as JSON."""
-    level = logging.INFO if result.is_success else logging.WARNING
-    fields = {
-        "tool": result.tool_name[:100],
-        "status": result.status.value,
-        "error_code": result.error_code.value if result.error_code is not None else None,
-        "duration_ms": round(result.duration_ms, 3),
-        "call_id": result.call_id,
-        "principal": result.principal,
-        "transport": result.transport,
-        "client": result.client,
-        "channel": result.channel,
-    }
-    logger.log(
-        level,
-        "%s %s in %.1f ms (call %s, %s)",
-        fields["tool"],
-        result.status.value,
-        result.duration_ms,
-        result.call_id,
-        result.principal,
-        extra={"fields": fields},
-    )
 
 
 def _anthropic_block(call_id: str, result: ExecutionResult) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from mcp_tools.cli.prepare import prepared, read_settings
 from mcp_tools.config import Settings
+from mcp_tools.config.process import skip_pydantic_plugins
 from mcp_tools.errors import ConfigError
 from mcp_tools.server.entry import load, run
 
@@ -32,9 +33,7 @@ def serve(arguments: argparse.Namespace) -> int:
     for name in arguments.closed_streams:
         if settings.transport == "stdio" and name != "stderr":
             raise ConfigError(f"{name} is closed; MCP over stdio needs both stdin and stdout")
-    # Pydantic would look through every installed package for plugins, a hundredth of the start. They
-    # instrument validation for debugging; set the variable to anything else to have them.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    skip_pydantic_plugins()
     # What is loaded from here on stays: collecting in between would take a twentieth of the start.
     gc.disable()
     with contextlib.ExitStack() as stack:

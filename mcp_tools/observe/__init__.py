@@ -1,0 +1,1 @@
+"""What is told of each finished call. An observer cannot change the answer."""
