@@ -272,7 +272,15 @@ class ToolExecutor:
         if entry.preview is not None:
             preview = await self._ask_tool(call, entry, entry.preview)
             if isinstance(preview, ExecutionResult):
-                return preview
+                if call.decided == default_ruling(entry.tool):
+                    return preview
+                # A person was to be asked first, by rule: until then not even the reason may tell what
+                # the target holds, or a call that fails on purpose reads it piece by piece.
+                message = (
+                    f"this call cannot be done as it is; why is not told before a person was asked, which "
+                    f"{call.decided.reason} demands"
+                )
+                return replace(preview, error=message)
             if preview is None:
                 if call.decided == default_ruling(entry.tool):
                     return None

@@ -7,6 +7,8 @@ are the bits of one integer, and each character costs the same few operations.
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class Glob:
     """A pattern that must fit a whole text.
@@ -31,7 +33,7 @@ class Glob:
     def __init__(self, text: str, *, ignore_case: bool = False) -> None:
         self.text = text
         self._ignore_case = ignore_case
-        source = text.lower() if ignore_case else text
+        source = _folded(text) if ignore_case else text
         self._any = 0  # states that stay on any character
         self._not_slash = 0  # states that stay on any character but "/"
         self._wild = 0  # states that step on any character but "/"
@@ -66,7 +68,7 @@ class Glob:
     def matches(self, text: str) -> bool:
         """Whether the pattern fits the whole of `text`."""
         states = self._start
-        for character in text.lower() if self._ignore_case else text:
+        for character in _folded(text) if self._ignore_case else text:
             steps = self._literals.get(character, 0)
             stays = self._any
             if character != "/":
@@ -82,3 +84,8 @@ class Glob:
             if states & origin:
                 states |= reached
         return states
+
+
+def _folded(text: str) -> str:
+    # Also what some disks take for the same name: a composed and a decomposed spelling.
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).casefold()

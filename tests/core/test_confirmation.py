@@ -262,6 +262,24 @@ async def test_a_preview_of_nothing_needs_nobody_unless_a_rule_asks() -> None:
     assert (await strict.executor.execute("change", {"text": "x", "dry": True})).confirmation is not None
 
 
+async def test_a_failing_preview_tells_nothing_where_a_rule_wants_a_person_first() -> None:
+    """Otherwise edits that fail on purpose would read a file guess by guess, with nobody asked."""
+
+    def preview(guess: str) -> Preview:
+        raise ToolError("edit 2 does not occur" if guess == "right" else "edit 1 does not occur")
+
+    async def said(guess: str, **rules: list[str]) -> str | None:
+        registry = ToolRegistry()
+        registry.register("edit", requires_confirmation=True, preview=preview)(lambda guess: None)
+        executor = ToolExecutor(registry, policy=RulePolicy.parse(**rules))
+        return (await executor.execute("edit", {"guess": guess})).error
+
+    assert await said("right") == "edit 2 does not occur"  # the oracle, where nothing is protected
+    hidden = {await said(guess, ask=["*"]) for guess in ("right", "wrong")}
+    assert len(hidden) == 1
+    assert "edit" not in (hidden.pop() or "")
+
+
 async def test_policy_can_allow_deny_and_ask() -> None:
     policy = RulePolicy.parse(allow=["change(ok*)"], deny=["change(*secret*)"], ask=["free"])
     world = World(policy=policy)

@@ -78,6 +78,10 @@ def test_denying_ignores_case_allowing_does_not() -> None:
     """ACCEPTANCE A-13."""
     assert Rule.parse("t(.ENV)", Decision.DENY).matches("t", [".env"])
     assert not Rule.parse("t(.ENV)", Decision.ALLOW).matches("t", [".env"])
+    composed, decomposed = "caf\u00e9/x", "cafe\u0301/x"
+    assert Rule.parse("t(caf\u00e9/**)", Decision.DENY).matches("t", [decomposed])
+    assert Rule.parse("t(cafe\u0301/**)", Decision.DENY).matches("t", [composed])
+    assert not Rule.parse("t(caf\u00e9/**)", Decision.ALLOW).matches("t", [decomposed])
 
 
 @pytest.mark.parametrize("text", ["", "()", "t()", "t(", "a b", "x" * 2000, 3])
