@@ -33,7 +33,9 @@ class Diff(NamedTuple):
     left_out: str
 
 
-def whole(old: str, new: str, path: str, check: Check, *, max_chars: int = MAX_CHARS) -> Diff:
+def whole(
+    old: str, new: str, path: str, check: Check, *, max_chars: int = MAX_CHARS, is_end: bool = False
+) -> Diff:
     """Show the change from one content to another.
 
     Line ends other than a newline, control and direction-changing characters are written out
@@ -43,8 +45,9 @@ def whole(old: str, new: str, path: str, check: Check, *, max_chars: int = MAX_C
 
     Args:
         check: Called now and then; raises when nobody waits for the answer any more.
+        is_end: Both are only the ends of longer contents.
     """
-    return _rendered([_Block(0, _lines(old), 0, _lines(new))], new, path, check, max_chars)
+    return _rendered([_Block(0, _lines(old), 0, _lines(new))], new, path, check, max_chars, is_end)
 
 
 def of_edits(old: str, spans: Sequence[Span], path: str, check: Check, *, max_chars: int = MAX_CHARS) -> Diff:
@@ -155,7 +158,9 @@ def _range(start: int, end: int) -> str:
     return f"{start if length == 0 else start + 1},{length}"
 
 
-def _rendered(blocks: Iterable[_Block], new: str, path: str, check: Check, max_chars: int) -> Diff:
+def _rendered(
+    blocks: Iterable[_Block], new: str, path: str, check: Check, max_chars: int, is_end: bool = False
+) -> Diff:
     hunks = [hunk for block in blocks for hunk in _hunks(block, check)]
     if not hunks:
         return Diff("(the content stays the same)", "")
@@ -167,7 +172,8 @@ def _rendered(blocks: Iterable[_Block], new: str, path: str, check: Check, max_c
     if left_out:
         encoded = new.encode("utf-8", "backslashreplace")
         size = f"{len(encoded):,} bytes, sha256 {hashlib.sha256(encoded).hexdigest()}"
-        head.insert(0, f"[Not everything is shown. Missing: {left_out}. The whole new content: {size}]")
+        what = "The new end, without gaps" if is_end else "The whole new content"
+        head.insert(0, f"[Not everything is shown. Missing: {left_out}. {what}: {size}]")
     return Diff("\n".join([*head, *lines]), left_out)
 
 

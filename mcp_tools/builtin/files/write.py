@@ -25,6 +25,8 @@ MAX_WRITTEN_BYTES: Final = 10 * 1024 * 1024
 MAX_APPENDED_TO_BYTES: Final = 256 * 1024 * 1024
 MAX_DIFFED_BYTES: Final = 1024 * 1024
 _TRIES: Final = 5
+_MAX_CONTINUED_BYTES: Final = 4 * 1024
+"""Of a last line without a newline, shown with what is added to it."""
 
 Mode = Literal["w", "a", "x"]
 Sha256 = Annotated[str | None, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -212,17 +214,40 @@ def _describe(
         old_text = "" if before.status is None else None if old is None else old.decode()
     except UnicodeDecodeError:
         old_text = None
+    is_end = False
     if old_text is None:
         digest = f", sha256 {before.sha256}" if before.sha256 else ""
         kind = "is not UTF-8 text" if old is not None else "is too big for a diff"
         lines.append(f"What is there now {kind} ({size_before:,} bytes{digest}).")
-        lines.append("Added at the end:" if mode == "a" else "New content:")
-        old_text = ""
+        is_end = mode == "a"
+        old_text = _unfinished_line(target, before, old) if is_end else ""
+        if old_text:
+            lines.append(
+                "It does not end with a newline: what is added continues its last line. That line "
+                f"(at most its last {_MAX_CONTINUED_BYTES:,} bytes) as it is (-) and as it becomes (+):"
+            )
+        else:
+            lines.append("Added at the end:" if is_end else "New content:")
     new_text = old_text + new if mode == "a" else new
-    change = diff.whole(old_text, new_text, name, work.check, max_chars=diff.MAX_PREVIEW_CHARS)
+    change = diff.whole(old_text, new_text, name, work.check, max_chars=diff.MAX_PREVIEW_CHARS, is_end=is_end)
     return Preview(
         text="\n".join([*lines, change.text]),
         state=before.state,
         left_out=change.left_out,
         shows=frozenset() if change.left_out else frozenset({"content"}),
     )
+
+
+def _unfinished_line(target: Target, before: Snapshot, old: bytes | None) -> str:
+    """Return the end of the last line where no newline ends it, else nothing."""
+    if old is None:
+        fd = snapshot.open_regular(target)
+        try:
+            start = max(os.fstat(fd).st_size - _MAX_CONTINUED_BYTES, 0)
+            old = os.pread(fd, _MAX_CONTINUED_BYTES, start)
+            if before.status is None or not snapshot.is_unchanged(before.status, os.fstat(fd)):
+                raise atomic.ChangedMeanwhile(target.asked)
+        finally:
+            os.close(fd)
+    # Half a character at the cut, and what is no UTF-8, become U+FFFD, which is seen.
+    return old[-_MAX_CONTINUED_BYTES:].rpartition(b"\n")[2].decode(errors="replace")

@@ -105,6 +105,21 @@ async def test_a_deep_real_path_shows_the_name_at_its_end(one_way: Any) -> None:
     assert "/.bashrcX'" in await question(one_way, "delete_file", path=name)
 
 
+@pytest.mark.parametrize("start", [b"#\n" * 600_000, b"\xff\n"], ids=["big", "no-utf-8"])
+async def test_what_is_added_to_a_line_without_a_newline_is_shown_with_that_line(
+    one_way: Any, start: bytes
+) -> None:
+    """The question showed `+/../../home` as a line of its own."""
+    (one_way.root / "clean.sh").write_bytes(start + b"rm -rf /tmp/build")
+    text = await question(one_way, "write_file", path="clean.sh", content="/../../home\n", mode="a")
+    assert "| It does not end with a newline: what is added continues its last line." in text
+    assert changed(text) == ["| -rm -rf /tmp/build", "| +rm -rf /tmp/build/../../home"]
+    (one_way.root / "clean.sh").write_bytes(start)
+    text = await question(one_way, "write_file", path="clean.sh", content="new\n", mode="a")
+    assert "| Added at the end:\n" in text
+    assert changed(text) == ["| +new"]
+
+
 async def test_a_search_for_a_long_text_holds_nobody_up(one_way: Any) -> None:
     """Six of these kept ordinary reads waiting for seconds and went on after they were cancelled."""
     (one_way.root / "a.txt").write_text("a" * (10 * 1024 * 1024))
