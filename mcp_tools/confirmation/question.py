@@ -11,7 +11,7 @@ import hashlib
 import re
 from typing import Any, Final, NamedTuple
 
-from mcp_tools.output.marks import marked, without_middle
+from mcp_tools.output.marks import MAX_BLANKS, OPENING, counted, marked, without_middle
 from mcp_tools.output.plain import encodable, to_json
 from mcp_tools.output.visible import is_unseen
 from mcp_tools.types import Confirmation
@@ -25,6 +25,8 @@ MAX_REASON_CHARS: Final = 1_000
 _MAX_NOTICE_CHARS: Final = 400
 _VALUE_LIMITS: Final = (MAX_QUESTION_CHARS, 1_000, MAX_VALUE_CHARS)
 _PLAIN: Final = re.compile(r"[ -~\n]*")
+# JSON writes a newline as two characters; the indentation after one stays.
+_LONG_RUN: Final = re.compile(rf"(?<=\\n) {{41,}}|(?<!\\n)(?<! ) {{{MAX_BLANKS + 1},}}")
 
 
 def visible(text: str, *, keep_newlines: bool = False, keep_blanks: bool = True) -> str:
@@ -32,9 +34,12 @@ def visible(text: str, *, keep_newlines: bool = False, keep_blanks: bool = True)
 
     Args:
         keep_blanks: Leave spaces other than the plain one (U+00A0, U+3000, …), which do not differ
-            from it to the eye.
+            from it to the eye. Else more than 16 plain ones in a run are counted too: `⟦3,000 spaces⟧`.
     """
     text = encodable(text)
+    if not keep_blanks:
+        text = "".join(_shown(char, keep_newlines, keep_blanks) for char in text)
+        return _LONG_RUN.sub(lambda run: counted(len(run.group())), text)
     if _PLAIN.fullmatch(text) and (keep_newlines or "\n" not in text):
         return text
     return "".join(_shown(char, keep_newlines, keep_blanks) for char in text)
@@ -56,7 +61,7 @@ def question_text(question: Confirmation, *, asked_by: str, max_chars: int = MAX
 
     Args:
         question: What would run.
-        asked_by: Who calls, as far as known: a client's own name and a principal.
+        asked_by: Who calls, as far as known: a principal, then in quotes what a client calls itself.
         max_chars: Of the whole text. Long arguments give way first, then the preview. Whatever is cut
             is named in the second line, before anything that came from a model.
     Returns:
@@ -189,7 +194,7 @@ def _barred(line: str) -> str:
 def _shown(char: str, keep_newlines: bool, keep_blanks: bool) -> str:
     if char == "\n" and keep_newlines:
         return char
-    if is_unseen(char) or (not keep_blanks and char != " " and char.isspace()):
+    if is_unseen(char) or (not keep_blanks and char != " " and (char.isspace() or char == OPENING)):
         code = ord(char)
         return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
     return char

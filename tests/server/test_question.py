@@ -27,11 +27,11 @@ def question(preview: str = "", title: str = "Write a file", **parameters: Any) 
 
 
 def asked(confirmation: Confirmation) -> str:
-    return question_text(confirmation, asked_by="claude 1.0, as local")
+    return question_text(confirmation, asked_by="local, through claude 1.0")
 
 
 def shown(*arguments: Any, **parameters: Any) -> str:
-    return question_text(question(*arguments, **parameters), asked_by="claude 1.0, as local")
+    return question_text(question(*arguments, **parameters), asked_by="local, through claude 1.0")
 
 
 def test_it_shows_the_tool_the_reason_who_asks_the_arguments_and_the_change() -> None:
@@ -39,7 +39,7 @@ def test_it_shows_the_tool_the_reason_who_asks_the_arguments_and_the_change() ->
         "Allow write_file (Write a file) to run?\n"
         "\n"
         "Why you are asked: write_file requires confirmation\n"
-        "Asked by: claude 1.0, as local\n"
+        "Asked by: local, through claude 1.0\n"
         "\n"
         "Arguments:\n"
         '  path: "notes/a.txt"\n'
@@ -109,6 +109,17 @@ def test_a_literal_escape_and_the_character_differ() -> None:
 
 def test_tabs_of_a_preview_stay() -> None:
     assert "\n| +\tx\n" in shown("+\tx")
+
+
+def test_many_blanks_are_counted_so_that_nothing_is_pushed_out_of_sight() -> None:
+    far = f"a #{' ' * 250}EVIL"
+    text = shown(f"+{far}\n+a{chr(9) * 17}EVIL\n+{' ' * 40}b\n+{' ' * 41}c", command=far)
+    assert 'command: "a #⟦250 spaces⟧EVIL"' in text
+    assert "| +a #⟦250 spaces⟧EVIL\n| +a⟦17 tabs⟧EVIL\n" in text
+    assert f"| +{' ' * 40}b\n| +⟦41 spaces⟧c\n" in text
+    code = f"if x:\n{' ' * 40}y\n{' ' * 41}z{' ' * 16}"
+    assert rf'code: "if x:\n{" " * 40}y\n⟦41 spaces⟧z{" " * 16}"' in shown(code=code)
+    assert r'code: "\u27e617 spaces⟧"' in shown(code="⟦17 spaces⟧")
 
 
 def test_long_values_show_both_ends_their_length_and_a_digest() -> None:
