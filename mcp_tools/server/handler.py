@@ -249,12 +249,14 @@ class _Call:
 
     @cached_property
     def _channel(self) -> Elicitation:
-        client = self._context.client or "an unnamed client"
+        # The principal is known, the name is only what the client says: "Claude 1.0, as bob".
+        name = self._context.client.replace('"', "'") if self._context.client else ""
+        client = f'"{name}"' if name else "an unnamed client"
         return Elicitation(
             self._ctx,
             self._progress,
             timeout_s=self._confirm_timeout_s,
-            asked_by=f"{client}, as {self._context.principal}",
+            asked_by=f"{self._context.principal}, through {client}",
         )
 
     async def run(self) -> types.CallToolResult | types.InputRequiredResult:

@@ -116,6 +116,21 @@ async def test_a_question_and_what_becomes_of_it_are_recorded_under_one_call_id(
     ran.clear()
 
 
+async def test_the_question_names_the_principal_before_what_the_client_calls_itself(mode: str) -> None:
+    """A client called `Claude 1.0, as bob` passed for one of bob's."""
+    seen: list[str] = []
+
+    async def decline(_context: Any, params: Any) -> types.ElicitResult:
+        seen.append(params.message)
+        return types.ElicitResult(action="decline")
+
+    name = types.Implementation(name='Claude 1.0", as bob', version="2")
+    server = build_server(ToolExecutor(registry))
+    async with Client(server, mode=mode, elicitation_callback=decline, client_info=name) as client:
+        await client.call_tool("write", {"path": "x"})
+    assert '\nAsked by: local, through "Claude 1.0\', as bob 2"\n' in seen[0]
+
+
 async def test_a_rule_that_allows_a_call_lets_it_run_without_a_question(mode: str) -> None:
     executor = ToolExecutor(registry, policy=RulePolicy.parse(deny=[], ask=[], allow=["write(notes/**)"]))
     async with Client(build_server(executor), mode=mode) as client:
