@@ -16,16 +16,18 @@ from mcp.server.lowlevel import Server
 from mcp.server.runner import serve_dual_era_loop
 from mcp.shared._context_streams import create_context_streams
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
+from mcp_types import INVALID_REQUEST
 from mcp_types.jsonrpc import JSONRPCError, JSONRPCMessage, JSONRPCRequest, JSONRPCResponse
 from starlette.requests import Request as StarletteRequest
 
 from mcp_tools.server.http import events
 from mcp_tools.server.http.exchange import Exchange
 from mcp_tools.server.http.limits import HttpLimits
-from mcp_tools.server.http.requests import NO_SESSION, Answer
+from mcp_tools.server.http.requests import NO_SESSION, Answer, rpc_error
 from mcp_tools.server.http.routing import Request
 
 _ACCEPTED: Final = Answer(202, "Accepted")
+_ID_IN_USE: Final = rpc_error(400, INVALID_REQUEST, "id: a request with this id is in progress")
 _TOO_MANY_CALLS: Final = Answer(429, "too many requests wait for their answer", ((b"retry-after", b"1"),))
 
 
@@ -145,6 +147,9 @@ class SseSessions:
         stream.touch()
         metadata = ServerMessageMetadata(request_context=StarletteRequest(request.scope))
         if isinstance(message, JSONRPCRequest):
+            # Also what makes the count below true: equal ids would count once.
+            if message.id in stream.waiting:
+                return _ID_IN_USE
             if len(stream.waiting) >= self._limits.calls_per_sse_session:
                 return _TOO_MANY_CALLS
             stream.waiting.add(message.id)

@@ -148,6 +148,22 @@ async def test_an_sse_session_that_reads_nothing_holds_few_answers() -> None:
         assert (await ask(served.port, call("echo", {"text": "x"}, port=served.port))).status == 200
 
 
+async def test_equal_ids_are_not_a_way_around_the_count_of_an_sse_session() -> None:
+    limits = HttpLimits(calls_per_sse_session=4)
+    async with serving(limits=limits) as served, sse_session(served.port) as (stream, path):
+
+        async def post(message: bytes) -> int:
+            return (await ask(served.port, request("POST", path, port=served.port, body=message))).status
+
+        await post(INITIALIZE)
+        await stream.event()
+        await post(rpc("notifications/initialized", request_id=None))
+        waits = rpc("tools/call", {"name": "wait", "arguments": {"seconds": 0.5}}, 7)
+        assert [await post(waits) for _ in range(6)] == [202] + [400] * 5
+        await stream.event()
+        assert await post(rpc("ping", request_id=8)) == 202
+
+
 async def test_a_withdrawn_call_frees_its_place_in_an_sse_session() -> None:
     limits = HttpLimits(calls_per_sse_session=2)
     async with serving(limits=limits) as served, sse_session(served.port) as (stream, path):
