@@ -61,11 +61,12 @@ logger = logging.getLogger(__name__)
 MAX_QUESTIONS: Final = 3
 """Asked anew when the target changed while a person was thinking; then we give up."""
 MAX_OPEN_QUESTIONS: Final = 32
-"""Per principal, while calls wait for answers; each such call holds a place among those in flight."""
+"""Per principal and session; each call that waits for an answer holds a place among those in flight."""
 RECORD_S: Final = 2.0
 MAX_CLIENT_CHARS: Final = 100
 
 _Context = ServerRequestContext[Any, Any]
+_Asker = tuple[str, str | None]
 
 _CODE: Final = {
     Reply.DECLINED: ErrorCode.DECLINED,
@@ -177,7 +178,7 @@ class _Calls:
     def __init__(self, executor: ToolExecutor, confirm_timeout_s: float) -> None:
         self._executor = executor
         self._confirm_timeout_s = confirm_timeout_s
-        self._waiting: Counter[str] = Counter()  # principal → calls that wait for an answer
+        self._waiting: Counter[_Asker] = Counter()  # whose → calls that wait for an answer
 
     async def check_shape(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
         """Middleware: what must be seen before the SDK looks at a message."""
@@ -235,7 +236,7 @@ class _Call:
         context: CallContext,
         progress: Progress,
         confirm_timeout_s: float,
-        waiting: Counter[str],
+        waiting: Counter[_Asker],
     ) -> None:
         self._waiting = waiting
         self._executor = executor
@@ -286,19 +287,19 @@ class _Call:
 
     async def _ask(self, result: ExecutionResult) -> ExecutionResult:
         """Ask while the call waits. Returns a result without an open question."""
-        principal = self._context.principal
-        if self._waiting[principal] >= MAX_OPEN_QUESTIONS:
+        asker = (self._context.principal, self._context.session_id)
+        if self._waiting[asker] >= MAX_OPEN_QUESTIONS:
             why = f"{MAX_OPEN_QUESTIONS} questions wait for an answer already"
             return await self._refuse(
                 result, Answer(Reply.NO_ANSWER, f"{why}; nothing was done. Retry later.")
             )
-        self._waiting[principal] += 1
+        self._waiting[asker] += 1
         try:
             return await self._ask_until_settled(result)
         finally:
-            self._waiting[principal] -= 1
-            if not self._waiting[principal]:
-                del self._waiting[principal]
+            self._waiting[asker] -= 1
+            if not self._waiting[asker]:
+                del self._waiting[asker]
 
     async def _ask_until_settled(self, result: ExecutionResult) -> ExecutionResult:
         for _ in range(MAX_QUESTIONS):

@@ -21,11 +21,18 @@ from mcp.server.runner import serve_loop
 from mcp.shared._context_streams import create_context_streams
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from mcp_types import INVALID_REQUEST, ErrorData
-from mcp_types.jsonrpc import JSONRPCError, JSONRPCMessage, JSONRPCRequest, JSONRPCResponse
+from mcp_types.jsonrpc import (
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+)
 from starlette.requests import Request as StarletteRequest
 
 from mcp_tools.server.http import events
 from mcp_tools.server.http.exchange import Exchange
+from mcp_tools.server.http.leaving import WatchedClient
 from mcp_tools.server.http.requests import JSON, NO_SESSION, Answer, Header, rpc_error
 from mcp_tools.server.http.routing import Request
 
@@ -53,6 +60,7 @@ class _Session:
         self.id = session_id
         self.inbox, self._read_stream = create_context_streams[SessionMessage | Exception](0)
         self.answers: dict[str, _Outlet] = {}
+        self.questions: dict[str, str] = {}  # id of a question to the client → key of its call
         self.listener: _Outlet | None = None
 
     async def run(self, server: Server[Any], lifespan_state: Any, on_end: Callable[[str], None]) -> None:
@@ -142,6 +150,8 @@ class HandshakeSessions:
         metadata = ServerMessageMetadata(request_context=StarletteRequest(request.scope))
         if isinstance(message, JSONRPCRequest):
             return await self._ask(session, message, metadata, request)
+        if isinstance(message, JSONRPCResponse | JSONRPCError):
+            session.questions.pop(str(message.id), None)
         is_taken = await _put(session, SessionMessage(message, metadata))
         await request.exchange.answer(_ACCEPTED if is_taken else NO_SESSION)
         return False
@@ -160,8 +170,22 @@ class HandshakeSessions:
             if not await _put(session, SessionMessage(message, metadata)):
                 await request.exchange.answer(NO_SESSION)
                 return False
-            return await _write_answer(messages, request.exchange, _session_header(session))
+            watched = _WatchedCall(session, key)
+            with watched.scope:
+                async with WatchedClient(request, watched.client_left):
+                    return await _write_answer(
+                        messages, request.exchange, _session_header(session), watched.asked
+                    )
+            # Nobody is left to answer: the question would hold its place until its time is up.
+            withdrawal = JSONRPCNotification(
+                jsonrpc="2.0", method="notifications/cancelled", params={"requestId": message.id}
+            )
+            about = ServerMessageMetadata(request_context=StarletteRequest(request.scope))
+            await _put(session, SessionMessage(withdrawal, about))
+            return False
         finally:
+            for question in [at for at, call in session.questions.items() if call == key]:
+                del session.questions[question]
             del session.answers[key]
             answer.close()
             messages.close()
@@ -187,6 +211,28 @@ class HandshakeSessions:
         return None
 
 
+class _WatchedCall:
+    """Ends the wait for a call's answer once its client has left and a question of it is open."""
+
+    def __init__(self, session: _Session, key: str) -> None:
+        self._session = session
+        self._key = key
+        self._is_alone = False
+        self.scope = anyio.CancelScope()
+
+    def client_left(self) -> None:
+        """Note that the client of the call has left."""
+        self._is_alone = True
+        if self._key in self._session.questions.values():
+            self.scope.cancel()
+
+    def asked(self, question_id: str | int) -> None:
+        """Note a question that is on its way to the client."""
+        self._session.questions[str(question_id)] = self._key
+        if self._is_alone:
+            self.scope.cancel()
+
+
 async def _put(session: _Session, message: SessionMessage) -> bool:
     try:
         await session.inbox.send(message)
@@ -196,13 +242,19 @@ async def _put(session: _Session, message: SessionMessage) -> bool:
 
 
 async def _write_answer(
-    messages: MemoryObjectReceiveStream[JSONRPCMessage], exchange: Exchange, header: Header
+    messages: MemoryObjectReceiveStream[JSONRPCMessage],
+    exchange: Exchange,
+    header: Header,
+    on_question: Callable[[str | int], None],
 ) -> bool:
     """Send the answer to one request, and return whether it was a result.
 
-    The client may leave meanwhile: its call goes on, as this era has it, and what is sent goes nowhere.
+    The client may leave meanwhile: its call goes on, as this era has it, and what is sent goes nowhere;
+    unless the call asks the client something, of which `on_question` is told.
     """
     while message := await events.next_message(messages, exchange, header):
+        if isinstance(message, JSONRPCRequest):
+            on_question(message.id)
         is_last = isinstance(message, JSONRPCResponse | JSONRPCError)
         if is_last and not exchange.started:
             body = message.model_dump_json(by_alias=True, exclude_unset=True).encode()

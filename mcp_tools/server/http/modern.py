@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -45,8 +44,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request as StarletteRequest
 
 from mcp_tools.server.http import events
-from mcp_tools.server.http.connection import connection_of
 from mcp_tools.server.http.exchange import ClientLeftError
+from mcp_tools.server.http.leaving import WatchedClient
 from mcp_tools.server.http.requests import JSON, Answer, rpc_error
 from mcp_tools.server.http.routing import Request
 
@@ -131,7 +130,7 @@ class ModernRequests:
         pinger = _Pinger(channel)
         try:
             with anyio.CancelScope() as scope:
-                async with _WatchedClient(request, scope):
+                async with WatchedClient(request, scope.cancel):
                     result = await serve_one(
                         self._server,
                         channel,
@@ -219,39 +218,6 @@ class _Pinger:
         while True:
             await self._channel.ping()
             await asyncio.sleep(events.PING_S)
-
-
-class _WatchedClient:
-    """Cancels a scope when the client of a request leaves.
-
-    Our own connections say so. Under another ASGI server a task has to wait for it.
-    """
-
-    def __init__(self, request: Request, scope: anyio.CancelScope) -> None:
-        self._request = request
-        self._scope = scope
-        self._connection = connection_of(request.scope)
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> None:
-        if self._connection is not None:
-            self._connection.on_lost = self._scope.cancel
-            if self._connection.transport.is_closing():
-                self._scope.cancel()
-        else:
-            self._task = asyncio.create_task(self._watch())
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._connection is not None:
-            self._connection.on_lost = None
-        elif self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-
-    async def _watch(self) -> None:
-        await events.until_disconnect(self._request.receive)
-        self._scope.cancel()
 
 
 def _rejected(rejection: InboundLadderRejection, request_id: str | int | None) -> Answer:

@@ -8,7 +8,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from mcp_tools.executor import ToolExecutor
+from mcp_tools.registry import ToolRegistry
+from mcp_tools.server.handler import build_server
 from mcp_tools.server.http import build_app, events
+from mcp_tools.types import ErrorCode, ExecutionResult
 from tests.server.http.http_peer import (
     INITIALIZE,
     ask,
@@ -115,6 +119,41 @@ async def test_a_handshake_client_that_leaves_does_not_withdraw_its_call_but_can
         with anyio.fail_after(10):
             while not (tmp_path / "withdrawn").exists():  # noqa: ASYNC110
                 await anyio.sleep(0.01)
+
+
+async def test_a_handshake_client_that_leaves_takes_its_open_question_along() -> None:
+    registry = ToolRegistry()
+
+    @registry.register(requires_confirmation=True)
+    def erase() -> str:
+        """Erase."""
+        return "erased"
+
+    ended = anyio.Event()
+    codes: list[ErrorCode | None] = []
+
+    def note(result: ExecutionResult) -> None:
+        codes.append(result.error_code)
+        if result.error_code is ErrorCode.CANCELLED:
+            ended.set()
+
+    executor = ToolExecutor(registry, hooks=[note])
+    async with serving(build_server(executor)) as served:
+        port = served.port
+        opening = json.loads(INITIALIZE)
+        opening["params"]["capabilities"] = {"elicitation": {}}
+        opened = await ask(port, request("POST", "/mcp", port=port, body=json.dumps(opening).encode()))
+        session_id = opened.headers["mcp-session-id"]
+        await ask(
+            port,
+            in_session(session_id, rpc("notifications/initialized", request_id=None), port=port),
+        )
+        with anyio.fail_after(10):
+            async with wire(port) as connection:
+                await connection.send(in_session(session_id, call_in_session("erase", {}), port=port))
+                await connection.reader.readuntil(b"elicitation/create")
+            await ended.wait()
+        assert codes[-1] is ErrorCode.CANCELLED
 
 
 async def test_a_withdrawn_handshake_call_is_answered_so_that_its_post_ends(tmp_path: Path) -> None:
