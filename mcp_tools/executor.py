@@ -234,7 +234,7 @@ class ToolExecutor:
         return await self._decide(call, entry)
 
     async def _decide(self, call: InFlight, entry: RegisteredTool) -> ExecutionResult | None:
-        ruling = default_ruling(entry.tool)
+        ruling = by_default = default_ruling(entry.tool)
         if self._policy is not None:
             call.context = replace(call.context, screen=self._policy.screen(entry.tool))
             if entry.subjects is None:
@@ -248,9 +248,7 @@ class ToolExecutor:
         if ruling.decision is Decision.DENY:
             message = f"{entry.tool.name} is denied by {ruling.reason}; retrying will not help"
             return self._end(call, ErrorCode.DENIED, message)
-        if entry.must_ask is not None and (
-            ruling.decision is Decision.ALLOW or ruling == default_ruling(entry.tool)
-        ):
+        if entry.must_ask is not None and (ruling.decision is Decision.ALLOW or ruling == by_default):
             # Also where the tool asks anyway: then this is the better reason to show a person.
             why = await self._ask_tool(call, entry, entry.must_ask)
             if isinstance(why, ExecutionResult):

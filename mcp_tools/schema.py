@@ -263,6 +263,8 @@ def output_from_declaration(
 
     def shape(value: Any) -> tuple[Any, str | None]:
         plain = to_plain(value)
+        if not isinstance(plain, dict) and "result" in schema.get("properties", {}):
+            plain = {"result": plain}  # a list or a scalar, under the name that its schema gives it
         errors = json_schema_errors(validator, plain)
         return plain, "; ".join(f"{e.path or 'result'}: {e.problem}" for e in errors) or None
 

@@ -417,6 +417,16 @@ async def test_results_are_checked_against_the_output_schema(setup: Setup) -> No
     )
 
 
+async def test_a_list_is_structured_under_the_name_its_schema_gives_it(setup: Setup) -> None:
+    numbers = {"type": "array", "items": {"type": "integer"}}
+    schema = {"type": "object", "properties": {"result": numbers}, "required": ["result"]}
+    setup.registry.register("good", output_schema=schema)(lambda: [1, 2])
+    setup.registry.register("bad", output_schema=schema)(lambda: ["1"])
+    good = await setup.run("good")
+    assert (good.result, good.structured) == ([1, 2], {"result": [1, 2]})
+    assert (await setup.run("bad")).error_code is ErrorCode.TOOL_EXCEPTION
+
+
 async def test_calls_above_the_limit_wait_their_turn_and_nested_ones_do_not() -> None:
     setup = Setup(max_concurrent_calls=1)
     running, most = 0, 0
