@@ -1,0 +1,1 @@
+"""The embedded backend: full CPython in locked-down children of one process, on Linux."""

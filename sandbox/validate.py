@@ -1,0 +1,74 @@
+"""Whether a `SandboxConfig` makes sense, before anything is started with it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from typing import TYPE_CHECKING
+
+from sandbox.errors import SandboxConfigError
+
+if TYPE_CHECKING:
+    from sandbox.types import SandboxConfig
+
+MAX_SECONDS = 7 * 24 * 3600.0  # beyond a week a limit is a mistake in the unit
+_ABOVE_ZERO_S = ("timeout_seconds", "queue_seconds", "session_idle_seconds", "recycle_seconds")
+_AT_LEAST = {
+    "max_memory_mb": 16,  # below this the interpreter itself does not run
+    "max_output_bytes": 0,
+    "max_processes": 1,
+    "max_open_files": 16,
+    "max_disk_mb": 1,
+    "max_files": 16,
+    "pool_size": 1,
+    "max_concurrent_calls": 1,
+    "max_sessions": 0,
+    "max_artifacts": 0,
+    "max_artifact_bytes": 0,
+    "max_tenants": 1,
+    "recycle_calls": 1,
+}
+_OWN_FOLDERS = ("/", "/tmp", "/proc", "/dev", "/work")  # noqa: S108 - names inside the sandbox
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
+
+
+def check(config: SandboxConfig) -> None:
+    """Raise `SandboxConfigError` for the first field that makes no sense, with what is allowed."""
+    for name in _ABOVE_ZERO_S:
+        seconds(name, getattr(config, name))
+    if config.max_cpu_seconds is not None:
+        seconds("max_cpu_seconds", config.max_cpu_seconds)
+    for name, least in _AT_LEAST.items():
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 2**40:
+            raise SandboxConfigError(name, f"must be a whole number of at least {least}, not {value!r}")
+    if config.minimum_level > config.maximum_level:
+        raise SandboxConfigError(
+            "minimum_level", f"is {config.minimum_level}, above maximum_level {config.maximum_level}"
+        )
+    for key, value in config.environment.items():
+        if not key or "=" in key or "\0" in key + value:
+            raise SandboxConfigError("environment", f"has a variable that cannot be set: {key!r}")
+    for module in config.preload:
+        if not _MODULE.match(module):
+            raise SandboxConfigError("preload", f"names {module!r}, which is no module")
+    for mount in config.mounts:
+        target = mount.target or mount.source
+        if not os.path.isabs(target) or os.path.normpath(target) != target or target in _OWN_FOLDERS:
+            raise SandboxConfigError("mounts", f"target {target!r} must be an absolute folder of its own")
+
+
+def seconds(name: str, value: float) -> float:
+    """Return `value` if it is a number of seconds above 0 and at most a week.
+
+    Raises:
+        SandboxConfigError: It is not; `name` says which it was.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SandboxConfigError(name, f"must be a number of seconds, not {value!r}")
+    if not (math.isfinite(value) and 0 < value <= MAX_SECONDS):
+        raise SandboxConfigError(
+            name, f"must be above 0 and at most {MAX_SECONDS:.0f} seconds, not {value!r}"
+        )
+    return float(value)
