@@ -32,7 +32,7 @@ _SERVER = "sandbox-server"  # where version 2 makes us put the processes of a cg
 
 def find_home() -> Home:
     """What `cgroups.find` does."""
-    mounts, own = _mounts(), _own_cgroups()
+    mounts, own = cgroup_mounts(read_text("/proc/self/mountinfo")), own_cgroups()
     try:
         return _find_2(mounts, own)
     except NoCgroup as failure:
@@ -48,7 +48,7 @@ def find_home() -> Home:
 def _find_2(mounts: list[Mount], own: dict[str, str]) -> Home:
     if "" not in own or not any(kind == "cgroup2" for kind, *_ in mounts):
         raise NoCgroup("cgroup version 2 is not mounted", "mount cgroup2 on /sys/fs/cgroup")
-    folder = _reach(mounts, "cgroup2", "", own[""])
+    folder = folder_of(mounts, "cgroup2", "", own[""])
     if folder is None:
         raise NoCgroup(
             f"the cgroup {own['']} of this process is outside of what is mounted here",
@@ -120,7 +120,7 @@ def _is_delegated(folder: str) -> bool:
         except OSError:
             continue
     # The root of a container's cgroup namespace is the container's.
-    return _own_cgroups().get("") == "/"
+    return own_cgroups().get("") == "/"
 
 
 def _server_processes() -> set[int]:
@@ -136,7 +136,7 @@ def _server_processes() -> set[int]:
 def _find_1(mounts: list[Mount], own: dict[str, str]) -> Home:
     folders = {}
     for controller in (*_NEEDED, "cpuacct"):
-        folder = _reach(mounts, "cgroup", controller, own[controller]) if controller in own else None
+        folder = folder_of(mounts, "cgroup", controller, own[controller]) if controller in own else None
         if folder is not None:
             folders[controller] = folder
         elif controller in _NEEDED:
@@ -164,10 +164,10 @@ def _try(home: Home) -> None:
         home.remove(name)
 
 
-def _mounts() -> list[Mount]:
-    """Mounted cgroup file systems: kind, root within the hierarchy, mount point, options of the hierarchy."""
+def cgroup_mounts(mountinfo: str) -> list[Mount]:
+    """The cgroup file systems in the text of `/proc/<pid>/mountinfo`."""
     found = []
-    for line in read_text("/proc/self/mountinfo").splitlines():
+    for line in mountinfo.splitlines():
         fields = line.split(" ")
         end_of_optional_fields = fields.index("-", 6)
         kind, _source, options = fields[end_of_optional_fields + 1 : end_of_optional_fields + 4]
@@ -181,7 +181,7 @@ def _unescape(text: str) -> str:
     return first + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
 
 
-def _own_cgroups() -> dict[str, str]:
+def own_cgroups() -> dict[str, str]:
     """Our cgroup by controller; `""` is version 2."""
     own = {}
     for line in read_text("/proc/self/cgroup").splitlines():
@@ -190,7 +190,7 @@ def _own_cgroups() -> dict[str, str]:
     return own
 
 
-def _reach(mounts: list[Mount], kind: str, controller: str, path: str) -> str | None:
+def folder_of(mounts: list[Mount], kind: str, controller: str, path: str) -> str | None:
     """The folder of the cgroup `path`, if one of the mounts shows it."""
     if ".." in path.split("/"):
         return None  # outside of our cgroup namespace
