@@ -39,8 +39,8 @@ getpid getppid gettid getpgid getpgrp getsid getuid geteuid getgid getegid getre
 capget getpriority getrlimit setrlimit getrusage times sysinfo uname getrandom
 exit exit_group wait4 waitid pause
 rt_sigaction rt_sigprocmask rt_sigpending rt_sigtimedwait rt_sigsuspend rt_sigreturn sigaltstack
-restart_syscall alarm getitimer setitimer timer_create timer_settime timer_gettime timer_getoverrun timer_delete
-time gettimeofday clock_gettime clock_getres nanosleep clock_nanosleep
+restart_syscall alarm getitimer setitimer timer_create timer_settime timer_gettime timer_getoverrun
+timer_delete time gettimeofday clock_gettime clock_getres nanosleep clock_nanosleep
 
 sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg shutdown getsockname getpeername getsockopt
 """

@@ -1,0 +1,309 @@
+"""One call, from the server's side: sends the request, drains what comes, decides how it ended.
+
+It does no waiting of its own. Whoever drives it waits for `fileno()` (an epoll with everything in it) for at most
+`patience_s()`, then calls `advance()`; so the same code serves threads and any event loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox.errors import SandboxDied
+from sandbox.linux import wire
+from sandbox.linux.handle import Taken
+from sandbox.types import EndedBy, IsolationLevel, SandboxConfig, SandboxResult
+
+_READ_BYTES = 256 * 1024
+_READS_AT_ONCE = 16  # of one stream before the others get their turn
+_FLOOD_FACTOR, _FLOOD_BYTES = 16, 16 * 1024**2
+_HEADER_BYTES = 256 * 1024  # of a report: its texts are bounded far below this
+_BACKSTOP_S = 0.5  # after which the server ends a call that the zygote should have ended
+_REPORT_S = 2.0  # for the zygote's word on a child that was killed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How the processes of a call ended, as the zygote measured it.
+
+    Args:
+        status: What `wait(2)` says; `None` while the process lives on, as that of a session does.
+        why: The limit for which the zygote ended it.
+    """
+
+    status: int | None
+    cpu_ns: int
+    peak_bytes: int
+    why: str | None
+    ooms: int
+    refused_forks: int
+
+
+class Stream:
+    """What a child writes to one of its streams, up to the limit."""
+
+    def __init__(self, fd: int, limit_bytes: int) -> None:
+        self.fd = fd
+        self.limit = limit_bytes
+        self.kept = bytearray()
+        self.dropped_bytes = 0
+        self.open = True
+
+    def drain(self) -> None:
+        for _ in range(_READS_AT_ONCE):
+            try:
+                data = os.read(self.fd, _READ_BYTES)
+            except BlockingIOError:
+                return
+            if not data:
+                self.open = False
+                return
+            room = self.limit - len(self.kept)
+            self.kept += data[:room]
+            self.dropped_bytes += len(data) - min(len(data), room)
+
+    def text(self) -> tuple[str, bool]:
+        """What was kept, and whether bytes that are no UTF-8 had to be replaced."""
+        kept = bytes(self.kept)
+        if self.dropped_bytes:
+            kept = _without_torn_end(kept)
+        try:
+            return kept.decode(), False
+        except UnicodeDecodeError:
+            return kept.decode("utf-8", "replace"), True
+
+
+class Call:
+    """A request on its way through one child. `close` must be called."""
+
+    def __init__(self, taken: Taken, request: bytes, *, wall_s: float, config: SandboxConfig) -> None:
+        self.config = config
+        self.taken = taken
+        self.ending: Ending | None = None
+        self.done = False
+        self.killed: EndedBy | None = None
+        self._request = memoryview(request)
+        self._report = bytearray()
+        self._report_limit = _HEADER_BYTES + config.max_artifact_bytes
+        self._channel = socket.socket(fileno=taken.channel)
+        self._status = socket.socket(fileno=taken.status)
+        self._channel.setblocking(False)
+        self._out = Stream(taken.out, config.max_output_bytes)
+        self._err = Stream(taken.err, config.max_output_bytes)
+        self._flood = max(_FLOOD_FACTOR * config.max_output_bytes, _FLOOD_BYTES)
+        self._epoll = select.epoll()
+        for fd in (taken.out, taken.err):
+            os.set_blocking(fd, False)
+            self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(taken.status, select.EPOLLIN)
+        self.began_s = time.monotonic()
+        self._wall_s = wall_s
+        self._act_at_s = self.began_s + wall_s + _BACKSTOP_S
+        self._send()
+        waiting = select.EPOLLIN | (select.EPOLLOUT if self._request else 0)
+        self._epoll.register(taken.channel, waiting)
+        self.ended_s = self.began_s
+
+    def fileno(self) -> int:
+        """Readable when `advance` has something to do."""
+        return self._epoll.fileno()
+
+    def patience_s(self) -> float:
+        """How long to wait for `fileno` before `advance` should look at the clock."""
+        return max(0.0, self._act_at_s - time.monotonic())
+
+    def advance(self) -> None:
+        """Take in whatever is there. Sets `done` when the call is over."""
+        ready = self._epoll.poll(0)
+        for fd, _ in ready:
+            if fd == self.taken.channel:
+                self._send()
+                self._receive()
+            elif fd == self.taken.status:
+                self._hear()
+            else:
+                stream = self._out if fd == self.taken.out else self._err
+                stream.drain()
+                if not stream.open:
+                    self._epoll.unregister(fd)
+                if stream.dropped_bytes > self._flood and not self.killed:
+                    self.kill(EndedBy.OUTPUT)
+        if self.ending is None and time.monotonic() >= self._act_at_s:
+            self._overdue()
+        if self.ending is not None:
+            self._drain_rest()
+            self.done = True
+
+    def kill(self, why: EndedBy) -> None:
+        """End every process of the call now; `advance` hears of it."""
+        if self.killed is None:
+            self.killed = why
+        self._act_at_s = min(self._act_at_s, time.monotonic() + _REPORT_S)
+        try:
+            signal.pidfd_send_signal(self.taken.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def close(self) -> None:
+        """Close every descriptor. A child that still runs is ended first."""
+        if not self.done:
+            self.kill(EndedBy.CANCELLED)
+        self._epoll.close()
+        self._channel.close()
+        self._status.close()
+        for fd in (self.taken.pidfd, self.taken.out, self.taken.err):
+            os.close(fd)
+
+    def result(self, level: IsolationLevel, not_enforced: tuple[str, ...]) -> SandboxResult:
+        """What came of the call; it is done."""
+        assert self.ending is not None
+        report, blobs = self._understood()
+        stdout, stdout_replaced = self._out.text()
+        stderr, stderr_replaced = self._err.text()
+        return conclude(
+            report,
+            blobs,
+            self.ending,
+            killed=self.killed,
+            config=self.config,
+            wall_s=self._wall_s,
+            stdout=stdout,
+            stderr=stderr,
+            stdout_replaced=stdout_replaced,
+            stderr_replaced=stderr_replaced,
+            stdout_dropped_bytes=self._out.dropped_bytes,
+            stderr_dropped_bytes=self._err.dropped_bytes,
+            duration_ms=(self.ended_s - self.began_s) * 1000,
+            isolation=level,
+            not_enforced=not_enforced,
+        )
+
+    def _send(self) -> None:
+        while self._request:
+            try:
+                sent = self._channel.send(self._request, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._request = memoryview(b"")  # it ended without reading; its status will say how
+                break
+            self._request = self._request[sent:]
+        if hasattr(self, "ended_s"):
+            self._epoll.modify(self.taken.channel, select.EPOLLIN)
+
+    def _receive(self) -> None:
+        for _ in range(_READS_AT_ONCE):
+            try:
+                data = self._channel.recv(_READ_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._epoll.modify(self.taken.channel, 0)
+                return
+            if len(self._report) < self._report_limit:
+                self._report += data
+
+    def _hear(self) -> None:
+        message, _ = wire.receive(self._status)
+        self.ended_s = time.monotonic()
+        if message is None:
+            raise SandboxDied("the sandbox's zygote ended during the call; the code was ended with it")
+        said: Any = message
+        self.ending = Ending(
+            status=said["status"],
+            cpu_ns=said["cpu_ns"],
+            peak_bytes=said["peak_bytes"],
+            why=said["why"],
+            ooms=said["ooms"],
+            refused_forks=said["refused_forks"],
+        )
+
+    def _overdue(self) -> None:
+        if self.killed is not None:
+            raise SandboxDied("the sandbox's zygote does not say how the call ended; the code was ended")
+        self.kill(EndedBy.TIME)
+
+    def _drain_rest(self) -> None:
+        """All processes of the call are gone: what they wrote is in the pipes, and nothing will follow."""
+        for stream in (self._out, self._err):
+            for _ in range(64):
+                if not stream.open:
+                    break
+                before = len(stream.kept) + stream.dropped_bytes
+                stream.drain()
+                if len(stream.kept) + stream.dropped_bytes == before:
+                    break
+        before = -1
+        while before != len(self._report) < self._report_limit:
+            before = len(self._report)
+            self._receive()
+
+    def _understood(self) -> tuple[dict[str, Any], list[bytes]]:
+        """The code's report on itself, with only what we know how to read; empty if it makes no sense."""
+        try:
+            size = int.from_bytes(self._report[: wire.LENGTH_BYTES], "little")
+            rest = self._report[wire.LENGTH_BYTES :]
+            if not 0 < size <= min(_HEADER_BYTES, len(rest)):
+                return {}, []
+            said = json.loads(rest[:size])
+            blobs, at = [], size
+            for _, length in said["artifacts"]:
+                if not isinstance(length, int) or not 0 <= length <= len(rest) - at:
+                    return {}, []
+                blobs.append(bytes(rest[at : at + length]))
+                at += length
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return {}, []
+        return said, blobs
+
+
+def _without_torn_end(data: bytes) -> bytes:
+    """Drop the start of a character that the limit cut in two."""
+    for back in range(1, min(4, len(data)) + 1):
+        byte = data[-back]
+        if byte & 0xC0 == 0xC0:
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return data[:-back] if length > back else data
+        if byte < 0x80:
+            break
+    return data
+
+
+def conclude(
+    report: dict[str, Any],
+    blobs: list[bytes],
+    ending: Ending,
+    *,
+    killed: EndedBy | None,
+    config: SandboxConfig,
+    wall_s: float,
+    **measured: Any,
+) -> SandboxResult:
+    """Decide how a call ended, from what was measured; only then from what the code says of itself."""
+    from sandbox.linux.outcome import artifacts, decide, sentence
+
+    ended_by, return_code = decide(report, ending, killed)
+    found, left_out = artifacts(report, blobs, config)
+    exception = report.get("exception")
+    return SandboxResult(
+        success=ended_by is EndedBy.EXIT and return_code == 0,
+        ended_by=ended_by,
+        return_code=return_code,
+        error=sentence(ended_by, return_code, config, wall_s, exception),
+        value=report["value"] if isinstance(report.get("value"), str) else None,
+        exception=exception if isinstance(exception, str) else None,
+        artifacts=found,
+        artifacts_left_out=left_out,
+        cpu_ms=ending.cpu_ns / 1e6,
+        peak_memory_bytes=ending.peak_bytes,
+        **measured,
+    )

@@ -1,0 +1,127 @@
+"""A child's life: through the walls while it is idle, then one request."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from sandbox.linux import landlock, libc, runner, seccomp, walls
+
+if TYPE_CHECKING:
+    from sandbox.linux.cgroups import Slot
+
+READY, FAILED = b"R", b"E"
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+
+def seccomp_program(spec: dict, level: int) -> bytes:
+    """The filter of every child of this zygote; below L4 each needs one with its own pid."""
+    if level < 4:
+        return b""
+    return seccomp.build(fork=True, network=spec["network"], metadata=True)
+
+
+def live(
+    spec: dict,
+    level: int,
+    program: bytes,
+    channel: socket.socket,
+    streams: tuple[int, int],
+    slot: Slot | None,
+) -> NoReturn:
+    """Lock this process down, say so, and serve. Never returns."""
+    try:
+        _enter(spec, level, program, channel, streams, slot)
+        served = socket.socket(fileno=3)
+        served.send(READY)
+        runner.serve_one(served)
+    except BaseException as error:
+        _fail(channel, error)
+    os._exit(4)
+
+
+def _fail(channel: socket.socket, error: BaseException) -> None:
+    """Say which wall could not be put up."""
+    for fd in (channel.fileno(), 3):
+        try:
+            os.write(fd, FAILED + f"{type(error).__name__}: {error}".encode())
+        except OSError:
+            continue
+        return
+
+
+def clean(spec: dict, level: int, pid: int) -> None:
+    """Remove what a child leaves where it has no mounts of its own."""
+    if level < 4:
+        shutil.rmtree(scratch(spec, pid), ignore_errors=True)
+
+
+def scratch(spec: dict, pid: int) -> str:
+    """L2, L3: the folder of the child `pid`; its name cannot be guessed by another."""
+    return f"{spec['scratch']}/{pid}"
+
+
+def _enter(
+    spec: dict,
+    level: int,
+    program: bytes,
+    channel: socket.socket,
+    streams: tuple[int, int],
+    slot: Slot | None,
+) -> None:
+    """Go through every wall. Afterwards 0 to 3 are stdin, stdout, stderr and the channel, and nothing else is open."""
+    walls.ordinary_signals()
+    if slot is not None:
+        slot.enter()
+    limits = spec["limits"]
+    base = walls.TMP
+    if level == 4:
+        libc.prctl(libc.PR_SET_DUMPABLE, 1)  # lost when a root server changed its user; /proc/self is root's without
+        outer_id = os.getuid()
+        walls.private_folders(limits)
+        walls.own_user(outer_id)
+    else:
+        base = scratch(spec, os.getpid())
+        walls.leave_with_parent()
+    walls.working_folders(base)
+    if level == 2:
+        walls.unused_user(base)
+    os.chdir(spec["cwd"] or f"{base}/work")
+    runner.OUT = f"{base}/out"
+    os.environ.update(HOME=base, TMPDIR=base, SANDBOX_OUT=runner.OUT)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    walls.only_descriptors((null, null, null, channel.fileno(), *streams))
+    walls.bound(limits, cgroup=slot is not None)
+    runner.streams()
+    walls.confine(rules(spec, level, base), program or _own_program(spec, level), network=spec["network"])
+    runner.rehearse()
+    for number, fd in ((1, 4), (2, 5)):
+        os.dup2(fd, number)
+        os.close(fd)
+    _own_randomness()
+
+
+def rules(spec: dict, level: int, base: str) -> list[tuple[str, int]]:
+    """What Landlock lets a child touch."""
+    readable = ["/"] if level == 4 else spec["sources"]
+    devices = [path for path in _DEVICES if os.path.exists(path)]
+    return [
+        *((path, landlock.EXECUTE) for path in readable),
+        *((path, landlock.WRITE) for path in (base, *spec["writable"])),
+        *((path, landlock.WRITE) for path in devices),
+    ]
+
+
+def _own_program(spec: dict, level: int) -> bytes:
+    return seccomp.build(
+        fork=level > 2, network=spec["network"], metadata=False, signal_only_pid=os.getpid()
+    )
+
+
+def _own_randomness() -> None:
+    """Python reseeds `random` after a fork; NumPy's global generator would be the same in every child."""
+    if (numpy_random := sys.modules.get("numpy.random")) is not None:
+        numpy_random.seed()

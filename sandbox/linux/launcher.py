@@ -1,0 +1,326 @@
+"""From an exec'd interpreter to a zygote behind the strongest outer wall that this host allows.
+
+The launcher stays outside, in the host's namespaces: it maps users, owns the cgroup, and cleans up after the last
+process. Below it, at L4:
+
+    launcher ─► reaper (pid 1 of the outer namespaces) ─► zygote (pid 2) ─► children
+
+The reaper waits for the server's end or the zygote's; when it goes, the kernel ends everything in the namespaces, at
+once and whatever state it is in. That the zygote is not pid 1 itself also keeps its pid different from the children's:
+OpenSSL notices a fork by the pid, and would give every child the same random bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from sandbox.linux import libc, tree, walls, wire, zygote
+
+if TYPE_CHECKING:
+    from sandbox.linux.cgroups import Home, Slot
+
+CGROUP_PREFIX = "mcp-sandbox-"
+_OUTER = libc.CLONE_NEWUSER | libc.CLONE_NEWPID | libc.CLONE_NEWIPC | libc.CLONE_NEWUTS | libc.CLONE_NEWCGROUP
+
+
+class Attempt:
+    """What a process that tries a level tells the launcher."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def failed(self, step: str, code: int, text: str) -> None:
+        wire.send(self.theirs, {"failed": step, "errno": code, "text": text})
+
+    def succeeded(self) -> None:
+        wire.send(self.theirs, {"ok": True})
+
+    def ask(self, request: dict[str, object]) -> None:
+        """Have the launcher do something that only it may, and wait for it."""
+        wire.send(self.theirs, request)
+        answer, _ = wire.receive(self.theirs)
+        if answer is None or "failed" in answer:
+            raise OSError(errno.EPERM, str(answer), "uid_map")
+
+
+def main(control_fd: int, lifeline_fd: int, server_pid: int) -> NoReturn:
+    """Serve the sandbox until the server is gone. Never returns.
+
+    Args:
+        control_fd: `SOCK_SEQPACKET` to the server; the first packet is the specification (spec.py).
+        lifeline_fd: Read end of a pipe that the server keeps open as long as it wants us.
+        server_pid: The server's own pid, to notice when it is gone before we look.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the server's end is our end, not a key that somebody pressed
+    control = socket.socket(fileno=control_fd)
+    spec, _ = wire.receive(control)
+    if spec is None:
+        os._exit(0)
+    server = os.pidfd_open(server_pid)
+    if os.getppid() != server_pid:
+        os._exit(0)
+    libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+    tried: list[dict[str, object]] = []
+    home, name, slots = _cgroup(spec, tried)
+    status = 1
+    try:
+        pid = None
+        for level in (4, 3, 2):
+            if not spec["minimum_level"] <= level + (level == 4 and bool(slots)) or level > spec["maximum_level"]:
+                continue
+            pid = _attempt(level, spec, control, lifeline_fd, server, slots if level == 4 else [], tried)
+            if pid is not None:
+                break
+        if pid is None:
+            wire.send(control, {"refused": tried})
+        else:
+            control.close()
+            _wait_for(pid)
+            status = 0
+    except OSError as error:
+        print(f"sandbox: {error}", file=sys.stderr)
+    finally:
+        shutil.rmtree(spec["scratch"], ignore_errors=True)
+        if home is not None:
+            home.remove(name)
+    os._exit(status)
+
+
+def _cgroup(spec: dict, tried: list[dict[str, object]]) -> tuple[Home | None, str, list[Slot]]:
+    if spec["maximum_level"] < 5:
+        return None, "", []
+    from sandbox.linux import cgroups
+
+    count = spec["pool"] + spec["running"] + spec["sessions"] + 2
+    limits = spec["limits"]
+    try:
+        home = cgroups.find()
+        home.sweep(prefix=CGROUP_PREFIX)
+        name = cgroups.owner_name(CGROUP_PREFIX)
+        slots = home.make(name, count, memory_bytes=limits["memory_bytes"], processes=limits["processes"])
+    except cgroups.NoCgroup as missing:
+        tried.append({"level": "L4+", "failed": "cgroup", "errno": 0, "text": missing.reason, "remedy": missing.remedy})
+        return None, "", []
+    except OSError as error:
+        tried.append({"level": "L4+", "failed": "cgroup", "errno": error.errno, "text": str(error)})
+        return None, "", []
+    return home, name, slots
+
+
+def _attempt(
+    level: int,
+    spec: dict,
+    control: socket.socket,
+    lifeline: int,
+    server: int,
+    slots: list[Slot],
+    tried: list[dict[str, object]],
+) -> int | None:
+    """Try one level in a process of its own; return the pid to wait for, `None` if the level cannot be had."""
+    attempt = Attempt()
+    first = os.fork()
+    if first == 0:
+        attempt.ours.close()
+        try:
+            {4: _namespaces, 3: _bubblewrap, 2: _bare}[level](spec, control, lifeline, server, slots, attempt)
+        except OSError as error:
+            step = error.filename if isinstance(error.filename, str) else type(error).__name__
+            attempt.failed(step, error.errno or 0, error.strerror or str(error))
+        except BaseException as error:
+            attempt.failed(type(error).__name__, 0, str(error))
+        os._exit(1)
+    attempt.theirs.close()
+    while True:
+        said, _ = wire.receive(attempt.ours)
+        if said is None:
+            said = {"failed": "start", "errno": 0, "text": "it ended without a word"}
+        if "ok" in said:
+            return first
+        if "map" in said:
+            try:
+                _map_users(first, int(said["map"]))  # type: ignore[call-overload]
+                answer = {"ok": True}
+            except OSError as error:
+                answer = {"failed": str(error)}
+            wire.send(attempt.ours, answer)
+            continue
+        tried.append({"level": f"L{level}", **said})
+        _kill_group(first)
+        return None
+
+
+def _namespaces(spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt) -> None:
+    """L4: the outer namespaces, the tree, the reaper, the zygote."""
+    outer = _OUTER | (0 if spec["network"] else libc.CLONE_NEWNET)
+    sources = tree.plan(spec["packages"], network=spec["network"])
+    if os.getuid() == 0:
+        # Built as root, because the interpreter may be where only root can look; then root is given up for good.
+        unused_id = walls.FIRST_UNUSED_ID + os.getpid()
+        libc.unshare(libc.CLONE_NEWNS, "CLONE_NEWNS")
+        tree.build(sources, _mounts(spec, unused_id), links=list(spec["links"]))
+        libc.unshare(outer | libc.CLONE_NEWNS, "CLONE_NEWUSER|NEWPID|NEWNET|…")
+        attempt.ask({"map": unused_id})
+        os.setresgid(walls.INNER_ID, walls.INNER_ID, walls.INNER_ID)
+        os.setresuid(walls.INNER_ID, walls.INNER_ID, walls.INNER_ID)
+    else:
+        user, group = os.getuid(), os.getgid()
+        libc.unshare(outer | libc.CLONE_NEWNS, "CLONE_NEWUSER|NEWPID|NEWNET|…")
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{walls.INNER_ID} {user} 1"),
+            ("gid_map", f"{walls.INNER_ID} {group} 1"),
+        ):
+            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+                file.write(text)
+        tree.build(sources, _mounts(spec, 0), links=list(spec["links"]))
+    socket.sethostname("sandbox")
+    _reap_and_serve(4, spec, control, lifeline, server, slots, attempt)
+
+
+def _mounts(spec: dict, unused_id: int) -> list[tuple[int, str, bool, int]]:
+    """The folders of the host, opened in this mount namespace; each must still be the one that the server opened."""
+    opened = []
+    for source, target, writable, device, inode in spec["mounts"]:
+        fd = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) != (device, inode):
+            raise OSError(errno.ESTALE, "it is another folder now than when the sandbox was made", source)
+        opened.append((fd, target, writable, _owner_map(found, unused_id) if unused_id else 0))
+    return opened
+
+
+def _owner_map(owner: os.stat_result, unused_id: int) -> int:
+    """Descriptor of a user namespace in which the folder's owner is the sandbox's user.
+
+    So a root server's sandbox, which runs as a user that owns nothing, acts as the owner in that folder only.
+    """
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    holder = os.fork()
+    if holder == 0:
+        try:
+            libc.unshare(libc.CLONE_NEWUSER, "CLONE_NEWUSER")
+            os.write(write_end, b"+")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(write_end)
+    try:
+        if os.read(read_end, 1) != b"+":
+            raise OSError(errno.EPERM, "no user namespace to map the owner of a mounted folder", "CLONE_NEWUSER")
+        for name, number in (("uid_map", owner.st_uid), ("gid_map", owner.st_gid)):
+            with open(f"/proc/{holder}/{name}", "w", encoding="ascii") as file:
+                file.write(f"{number} {unused_id} 1")
+        return os.open(f"/proc/{holder}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(read_end)
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+
+
+def _map_users(pid: int, unused_id: int) -> None:
+    """Give the namespace of `pid`, which root made, the one user that owns nothing outside."""
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
+            file.write(f"{walls.INNER_ID} {unused_id} 1")
+
+
+def _reap_and_serve(
+    level: int, spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt
+) -> None:
+    """Fork the reaper and the zygote. The calling process waits for the reaper and ends with it."""
+    reaper = os.fork()
+    if reaper:
+        attempt.theirs.close()
+        control.close()
+        os.waitpid(reaper, 0)
+        os._exit(0)
+    child = os.fork()
+    if child == 0:
+        _serve(level, spec, control, slots, attempt)
+    control.close()
+    attempt.theirs.close()
+    reap(child, lifeline, server)
+
+
+def reap(child: int, lifeline: int, server: int) -> NoReturn:
+    """Wait for the first of: the zygote ends, the server ends, the server lets go. Then end, and so all the rest."""
+    poll = select.poll()
+    zygote_end = os.pidfd_open(child)
+    poll.register(zygote_end, select.POLLIN)
+    poll.register(server, select.POLLIN)
+    poll.register(lifeline, select.POLLHUP)
+    while not poll.poll(1000):
+        _reap_orphans(child)
+    os._exit(0)
+
+
+def _reap_orphans(child: int) -> None:
+    """As pid 1 the reaper inherits what outlived its parent; the zygote is not among them."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid == child:
+            return
+        os.waitpid(found.si_pid, 0)
+
+
+def _serve(level: int, spec: dict, control: socket.socket, slots: list[Slot], attempt: Attempt) -> NoReturn:
+    status = 0
+    try:
+        if level == 4:
+            libc.mount("proc", "/proc", "proc", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC)
+            libc.mount("tmpfs", walls.TMP, "tmpfs", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC, "size=64m,nr_inodes=4k")
+        worker = zygote.Zygote(spec, control, slots, level, attempt.succeeded)
+        worker.run()
+    except BaseException as error:
+        status = 3
+        try:
+            name = error.filename if isinstance(error, OSError) and isinstance(error.filename, str) else ""
+            attempt.failed(name or type(error).__name__, getattr(error, "errno", None) or 0, str(error))
+        except OSError:
+            print(f"sandbox: {type(error).__name__}: {error}", file=sys.stderr)
+    os._exit(status)
+
+
+def _bubblewrap(spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt) -> None:
+    raise OSError(errno.ENOSYS, "not yet", "bwrap")
+
+
+def _bare(spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt) -> None:
+    raise OSError(errno.ENOSYS, "not yet", "bare")
+
+
+def _wait_for(pid: int) -> None:
+    while True:
+        try:
+            if os.waitpid(pid, 0)[0] == pid:
+                break
+        except ChildProcessError:
+            break
+    try:
+        while True:
+            os.waitpid(-1, 0)  # whatever the subreaper inherited
+    except ChildProcessError:
+        pass
+
+
+def _kill_group(pid: int) -> None:
+    """End a failed attempt and everything it started."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass

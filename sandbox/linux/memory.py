@@ -1,0 +1,72 @@
+"""What the processes of a call use, read from `/proc`: for hosts where no cgroup can hold them together."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Memory of a process that no file backs, shared memory included; 0 when it is gone."""
+    total = 0
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith((b"RssAnon:", b"RssShmem:")):
+                    total += int(line.split()[1]) * 1024
+    except OSError:
+        return 0
+    return total
+
+
+def trees(roots: set[int], *, by_session: bool) -> dict[int, list[int]]:
+    """For each of `roots`, itself and all processes that come from it: its descendants, or those of its session."""
+    parents: dict[int, int] = {}
+    members: dict[int, list[int]] = {root: [root] for root in roots}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) in roots:
+            continue
+        fields = _stat(int(name))
+        if fields is None:
+            continue
+        if by_session:
+            if (session := int(fields[3])) in members:
+                members[session].append(int(name))
+        else:
+            parents[int(name)] = int(fields[1])
+    for pid in parents:
+        above = pid
+        while above in parents:
+            above = parents[above]
+        if above in members:
+            members[above].append(pid)
+    return members
+
+
+def cpu_ns(pids: list[int]) -> int:
+    """CPU time of living processes and of the children they waited for."""
+    total = 0
+    for pid in pids:
+        fields = _stat(pid)
+        if fields is not None:
+            total += sum(int(ticks) for ticks in fields[11:15]) * _TICK_NS
+    return total
+
+
+def kill_session(leader: int) -> None:
+    """End every process of a call at L3: it cannot leave its process group, so one signal reaches all at once."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """The fields after the name: state, parent, group, session, …"""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return None

@@ -1,0 +1,329 @@
+"""The zygote: one small, single-threaded process that everything else is forked from.
+
+It keeps children ready, hands each to the server as a set of descriptors, ends those that pass a limit, and says how
+each one ended. It never reads what a child writes, except for one byte that says "ready". It needs no event loop of
+the server, so limits hold while the server is busy or stopped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from sandbox.linux import child, libc, memory, runner, wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox.linux.cgroups import Slot
+
+_REFILL_DELAY_S = 0.004  # a short call is over by then, and its end is reported before the next fork
+_GUARD_S = 0.01  # between two looks at the memory and CPU time of running calls
+_RETRY_S = 0.1
+_MAX_FAILURES = 3  # in a row; then the walls do not hold here, and trying on would only burn the CPU
+
+
+class Child:
+    """One child as the zygote sees it."""
+
+    __slots__ = (
+        *("pid", "pidfd", "channel", "status", "streams", "slot", "state", "deadline", "cpu_base_ns"),
+        *("why", "session", "since", "cpu_limit_ns"),
+    )
+
+    def __init__(self, pid: int, channel: socket.socket, status: socket.socket, streams: tuple[int, ...]) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.channel = channel  # the server's end, until it is handed over
+        self.status = status
+        self.streams = streams  # the ends that the server reads, until they are handed over
+        self.slot: Slot | None = None
+        self.state = "starting"
+        self.deadline = float("inf")
+        self.since = 0.0
+        self.cpu_base_ns = 0
+        self.cpu_limit_ns = 0
+        self.why: str | None = None
+        self.session = False
+
+    def cpu_ns(self) -> int:
+        """CPU time of this process alone, without those that it forked."""
+        process_clock = (~self.pid << 3) | 2  # what clock_getcpuclockid(3) computes
+        return time.clock_gettime_ns(process_clock)
+
+
+class Zygote:
+    """Owns the children. `run` returns when the server is gone or asks for the end."""
+
+    def __init__(
+        self,
+        spec: dict,
+        control: socket.socket,
+        slots: list[Slot],
+        level: int,
+        succeeded: Callable[[], None],
+    ) -> None:
+        self.succeeded = succeeded
+        self.spec = spec
+        self.limits: dict[str, int] = spec["limits"]
+        self.control = control
+        self.level = level
+        self.free_slots = slots
+        self.uses_cgroup = bool(slots)
+        self.children: dict[int, Child] = {}
+        self.ready: list[Child] = []
+        self.poll = select.epoll()
+        self.by_fd: dict[int, Child] = {}
+        self.refill_at: float | None = 0.0
+        self.failures = 0
+        self.said_hello = False
+        self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if level == 4 else -1
+        self.guards = not self.uses_cgroup or bool(self.limits["cpu_ns"])
+        self.base_rss = 0
+
+    def run(self) -> None:
+        preload(self.spec)
+        self.program = child.seccomp_program(self.spec, self.level)
+        self.base_rss = memory.anonymous_bytes(os.getpid())
+        self.control.setblocking(False)
+        self.poll.register(self.control, select.EPOLLIN)
+        while True:
+            now = time.monotonic()
+            self._refill(now)
+            self._end_late(now)
+            for fd, _ in self.poll.poll(self._patience(now)):
+                if fd == self.control.fileno():
+                    if not self._obey():
+                        return
+                elif (found := self.by_fd.get(fd)) is not None:
+                    if fd == found.pidfd:
+                        self._bury(found)
+                    else:
+                        self._hear(found)
+            self._offer()
+
+    # children -----------------------------------------------------------------------------------------------
+
+    def _refill(self, now: float) -> None:
+        if self.refill_at is None or now < self.refill_at:
+            return
+        self.refill_at = None
+        waiting = sum(1 for each in self.children.values() if each.state in {"starting", "ready", "offered"})
+        alive = sum(1 for each in self.children.values() if not each.session)
+        missing = min(self.spec["pool"] - waiting, self.spec["running"] + self.spec["pool"] - alive)
+        if missing <= 0:
+            return
+        try:
+            self._spawn(session=None)
+        except OSError as error:
+            print(f"sandbox: a child could not be started: {error}", file=sys.stderr)
+            self.refill_at = now + _RETRY_S
+            return
+        if missing > 1:
+            self.refill_at = now
+
+    def _spawn(self, *, session: dict | None) -> Child:
+        if self.uses_cgroup and not self.free_slots:
+            raise OSError(f"all cgroup slots are in use, {len(self.children)} children are alive")
+        channel, inner = socket.socketpair()
+        status, report = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        out, out_end = os.pipe2(os.O_CLOEXEC)
+        err, err_end = os.pipe2(os.O_CLOEXEC)
+        slot = self.free_slots.pop() if self.uses_cgroup else None
+        if self.own_pids >= 0:
+            # A second unshare is refused unless the process is back in its own namespace first.
+            libc.setns(self.own_pids, libc.CLONE_NEWPID, "CLONE_NEWPID")
+            libc.unshare(libc.CLONE_NEWPID, "CLONE_NEWPID")
+        pid = os.fork()
+        if pid == 0:
+            child.live(self.spec, self.level, self.program, inner, (out_end, err_end), slot)
+        inner.close()
+        os.close(out_end)
+        os.close(err_end)
+        new = Child(pid, channel, report, (out, err))
+        # The server gets `status`; `report` stays here.
+        new.streams = (out, err, status.detach())
+        new.slot = slot
+        new.session = session is not None
+        self.children[pid] = new
+        for fd in (new.pidfd, channel.fileno()):
+            self.by_fd[fd] = new
+            self.poll.register(fd, select.EPOLLIN)
+        return new
+
+    def _hear(self, found: Child) -> None:
+        """A child says that it is ready, or why it is not."""
+        said = found.channel.recv(4096, socket.MSG_DONTWAIT)
+        self._forget_fd(found.channel.fileno())
+        if said[:1] != child.READY:
+            self._failed(found, said[1:].decode("utf-8", "replace") or "it ended before it was ready")
+            return
+        self.failures = 0
+        found.state = "ready"
+        self.ready.append(found)
+
+    def _failed(self, found: Child, reason: str) -> None:
+        found.state = "failed"
+        self.failures += 1
+        print(f"sandbox: a child could not be locked down: {reason}", file=sys.stderr)
+        if self.failures >= _MAX_FAILURES or not self.said_hello:
+            raise RuntimeError(reason)
+
+    def _offer(self) -> None:
+        """Hand ready children to the server, as many as may run at once."""
+        running = sum(1 for each in self.children.values() if each.state in {"offered", "running"})
+        for found in [each for each in self.ready if each.session] + [each for each in self.ready if not each.session]:
+            if not found.session and running >= self.spec["running"]:
+                break
+            self.ready.remove(found)
+            if not self.said_hello:
+                self.succeeded()
+                wire.send(self.control, {"hello": self.level, "cgroup": self.uses_cgroup})
+                self.said_hello = True
+            found.cpu_base_ns = found.cpu_ns()
+            if found.slot is not None:
+                found.slot.reset()
+            out, err, status = found.streams
+            message = {"child": found.pid}
+            wire.send(self.control, message, (found.channel.fileno(), status, found.pidfd, out, err))
+            found.channel.close()
+            for fd in found.streams:
+                os.close(fd)
+            found.state = "offered"
+            running += not found.session
+
+    def _bury(self, found: Child) -> None:
+        """A child ended: say how, once all of its processes are gone."""
+        if self.level == 3:
+            memory.kill_session(found.pid)
+        _, status, usage = os.wait4(found.pid, 0)
+        cpu_ns = int((usage.ru_utime + usage.ru_stime) * 1e9) - found.cpu_base_ns
+        peak, ooms, refused = usage.ru_maxrss * 1024, 0, 0
+        if found.slot is not None:
+            slot_peak, ooms, refused, _ = found.slot.read()
+            peak = slot_peak or peak
+        if found.state in {"offered", "running"}:
+            message = {
+                "status": status,
+                "cpu_ns": max(cpu_ns, 0),
+                "peak_bytes": peak,
+                "why": found.why,
+                "ooms": ooms,
+                "refused_forks": refused,
+            }
+            try:
+                wire.send(found.status, message)
+            except OSError:
+                pass  # the server does not want to know any more
+        elif found.state == "starting":
+            self._hear(found)
+        self._forget_fd(found.pidfd)
+        os.close(found.pidfd)
+        found.status.close()
+        if found.state in {"ready", "failed"}:
+            found.channel.close()
+            for fd in found.streams:
+                os.close(fd)
+        if found in self.ready:
+            self.ready.remove(found)
+        del self.children[found.pid]
+        if found.slot is not None:
+            self.free_slots.append(found.slot)
+        child.clean(self.spec, self.level, found.pid)
+        self.refill_at = 0.0
+
+    def _forget_fd(self, fd: int) -> None:
+        if self.by_fd.pop(fd, None) is not None:
+            self.poll.unregister(fd)
+
+    # the server ---------------------------------------------------------------------------------------------
+
+    def _obey(self) -> bool:
+        """Carry out one message of the server; false when it is gone or wants the end."""
+        try:
+            message, fds = wire.receive(self.control)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if message is None or "end" in message:
+            return False
+        if (found := self.children.get(message.get("taken", 0))) is not None and found.state == "offered":
+            now = time.monotonic()
+            found.state = "running"
+            found.since = now
+            found.deadline = now + message["wall_s"]
+            spare = any(each.state in {"ready", "offered"} for each in self.children.values())
+            self.refill_at = now + (_REFILL_DELAY_S if spare else 0.0)
+        for fd in fds:
+            os.close(fd)
+        return True
+
+    # limits -------------------------------------------------------------------------------------------------
+
+    def _patience(self, now: float) -> float:
+        """Seconds until something is due; -1 for never."""
+        due = [each.deadline for each in self.children.values() if each.state == "running"]
+        if self.guards and due:
+            due.append(now + _GUARD_S)
+        if self.refill_at is not None:
+            due.append(self.refill_at)
+        soonest = min(due, default=float("inf"))
+        return -1 if soonest == float("inf") else max(0.0, soonest - now)
+
+    def _end_late(self, now: float) -> None:
+        running = [each for each in self.children.values() if each.state == "running" and each.why is None]
+        for each in running:
+            if now >= each.deadline:
+                self._end(each, "time")
+        if self.guards:
+            old = {each.pid: each for each in running if now - each.since >= _GUARD_S}
+            if old:
+                self._guard(old)
+
+    def _guard(self, running: dict[int, Child]) -> None:
+        """Look at what rlimits cannot see: many processes together."""
+        trees = memory.trees(set(running), by_session=self.level == 3)
+        for pid, found in running.items():
+            members = trees[pid]
+            if not self.uses_cgroup:
+                used = sum(max(memory.anonymous_bytes(each) - self.base_rss, 0) for each in members)
+                if used > self.limits["memory_bytes"]:
+                    self._end(found, "memory")
+                    continue
+                if self.level == 3 and len(members) > self.limits["processes"]:
+                    self._end(found, "processes")
+                    continue
+            if self.limits["cpu_ns"]:
+                used_ns = found.slot.read()[3] if found.slot is not None else memory.cpu_ns(members)
+                if used_ns - (0 if found.slot is not None else found.cpu_base_ns) > self.limits["cpu_ns"]:
+                    self._end(found, "cpu")
+
+    def _end(self, found: Child, why: str) -> None:
+        if found.why is None:
+            found.why = why
+        try:
+            signal.pidfd_send_signal(found.pidfd, signal.SIGKILL)
+            if self.level == 3:
+                memory.kill_session(found.pid)
+        except ProcessLookupError:
+            pass  # it ended by itself a moment ago
+
+
+def preload(spec: dict) -> None:
+    """Import what calls get for nothing, and settle what children share."""
+    for name in spec["preload"]:
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            reason = f"preload: {name} cannot be imported: {type(error).__name__}: {error}"
+            raise ImportError(reason) from error
+    random.seed()
+    runner.prepare()
