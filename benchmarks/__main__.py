@@ -1,5 +1,7 @@
 """`scripts/bench`: start, latency, throughput and memory of our server beside its peers.
 
+`scripts/bench sandbox` measures the embedded sandbox instead.
+
 Every round measures every server once, so that a machine that slows down slows all of them; what
 is reported is the median over the rounds, and the ratio round by round.
 """
@@ -8,15 +10,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import platform
 import statistics
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from typing import Any
 
+from benchmarks.table import machine, markdown
 from benchmarks.wire import HANDSHAKE, MODERN, HttpServer, StdioServer, module
 
 OURS, BARE, MCPSERVER, FASTMCP = "mcp_tools (all tools)", "bare low-level", "MCPServer", "fastmcp"
@@ -112,15 +114,10 @@ async def run(rounds: int, calls: int, growth_calls: int, only: str) -> None:
 
 
 def print_table(figures: Figures, names: list[str]) -> None:
-    print(
-        f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} processors, ",
-        end="",
-    )
-    print(f"{platform.system()} {platform.release()}. Medians; (ours / it), round by round.\n")
-    print("| figure | " + " | ".join(names) + " |")
-    print("|---" * (len(names) + 1) + "|")
+    print(f"{machine()}. Medians; (ours / it), round by round.\n")
+    rows = []
     for figure, by_server in figures.items():
-        cells = []
+        cells = [figure]
         for name in names:
             values = by_server[name]
             text = f"{statistics.median(values):,.{0 if 'calls/s' in figure else 2}f}"
@@ -128,10 +125,16 @@ def print_table(figures: Figures, names: list[str]) -> None:
                 ratio = statistics.median(o / v for o, v in zip(by_server[OURS], values, strict=True))
                 text += f" ({ratio:.2f})"
             cells.append(text)
-        print(f"| {figure} | " + " | ".join(cells) + " |")
+        rows.append(cells)
+    print(markdown(["figure", *names], rows))
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["sandbox"]:
+        from benchmarks.sandbox.__main__ import main as sandbox
+
+        sandbox(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("only", nargs="?", choices=["all", "stdio", "http", "growth"], default="all")
     parser.add_argument("--rounds", type=int, default=5, help="how often each server is started (5)")

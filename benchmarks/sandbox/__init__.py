@@ -1,0 +1,1 @@
+"""The embedded sandbox beside what else runs Python code, measured in one run."""
