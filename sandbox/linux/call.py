@@ -106,9 +106,11 @@ class Call:
         self.began_s = time.monotonic()
         self._wall_s = wall_s
         self._act_at_s = self.began_s + wall_s + _BACKSTOP_S
+        self._listening = False
         self._send()
         waiting = select.EPOLLIN | (select.EPOLLOUT if self._request else 0)
         self._epoll.register(taken.channel, waiting)
+        self._listening = True
         self.ended_s = self.began_s
 
     def fileno(self) -> int:
@@ -186,6 +188,8 @@ class Call:
         )
 
     def _send(self) -> None:
+        if not self._request:
+            return
         while self._request:
             try:
                 sent = self._channel.send(self._request, socket.MSG_NOSIGNAL)
@@ -195,7 +199,7 @@ class Call:
                 self._request = memoryview(b"")  # it ended without reading; its status will say how
                 break
             self._request = self._request[sent:]
-        if hasattr(self, "ended_s"):
+        if self._listening:
             self._epoll.modify(self.taken.channel, select.EPOLLIN)
 
     def _receive(self) -> None:
@@ -207,7 +211,10 @@ class Call:
             except OSError:
                 data = b""
             if not data:
-                self._epoll.modify(self.taken.channel, 0)
+                if self._listening:
+                    # Not just without interest: a closed channel would still wake us up, again and again.
+                    self._epoll.unregister(self.taken.channel)
+                    self._listening = False
                 return
             if len(self._report) < self._report_limit:
                 self._report += data
