@@ -225,7 +225,7 @@ ARGUMENTS: Sequence[tuple[Mapping[str, object], str, Arguments, Arguments]] = [
         {},
         "clone",
         [(THREAD,), (SIGCHLD,), (VFORK | SIGCHLD,)],
-        [(base | 1 << bit,) for base in (THREAD, SIGCHLD) for bit in (7, 17, 25, 26, 27, 28, 29, 30)],
+        [(base | 1 << bit,) for base in (THREAD, SIGCHLD) for bit in (7, 15, 17, 25, 26, 27, 28, 29, 30)],
     ),
     (
         {"fork": False},
@@ -330,6 +330,15 @@ def test_arguments_decide(
     each = Filter(machine, **settings)
     assert [arguments for arguments in allowed if each.call(name, *arguments) != ALLOW] == []
     assert [arguments for arguments in denied if each.call(name, *arguments) != EPERM] == []
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("pid", [1, 2, 255, 65535, 2**22])
+def test_the_pid_can_be_filled_in_later(machine: str, pid: int) -> None:
+    def built(pid: int) -> bytes:
+        return seccomp.build(machine=machine, fork=False, network=True, metadata=True, signal_only_pid=pid)
+
+    assert seccomp.for_pid(built(seccomp.PID_TO_COME), pid) == built(pid)
 
 
 def test_any_call_is_decided_in_few_steps() -> None:
