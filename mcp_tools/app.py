@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from mcp_tools.confirmation.ledger import ConfirmationLedger
 from mcp_tools.errors import ConfigError, RegistrationError
@@ -18,8 +18,10 @@ from mcp_tools.policy import RulePolicy
 from mcp_tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
+    from mcp_tools.builtin.python import PythonOptions, PythonTool
     from mcp_tools.builtin.workspace import Workspace
     from mcp_tools.config import Settings
+    from sandbox import SandboxConfig
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +34,52 @@ class App:
         settings: What it was built from.
         registry: All tools: ours, other packages', and those the owner named.
         executor: The door to them.
-        workspace: The folders that file tools may touch.
+        builtins: What our own tools hold open.
         notices: What a person should know, in whole sentences.
+    A context manager: at its end nothing is held open any more, and calls of our own tools fail.
     """
 
     settings: Settings
     registry: ToolRegistry
     executor: ToolExecutor
-    workspace: Workspace
+    builtins: Builtins
     notices: tuple[str, ...]
+
+    @property
+    def workspace(self) -> Workspace:
+        """The folders that file tools may touch."""
+        return self.builtins.workspace
+
+    def close(self) -> None:
+        """Let go of what our own tools hold. Can be called again."""
+        self.builtins.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builtins:
+    """What the tools we ship hold open.
+
+    Args:
+        workspace: The folders that file tools may touch.
+        python: `execute_python`, where there is one.
+    """
+
+    workspace: Workspace
+    python: PythonTool | None
+
+    def close(self) -> None:
+        """End the sandbox and let go of the folders. Can be called again."""
+        try:
+            if self.python is not None:
+                self.python.close()
+        finally:
+            self.workspace.close()
 
 
 def build(settings: Settings) -> App:
@@ -52,7 +91,12 @@ def build(settings: Settings) -> App:
     """
     policy = RulePolicy.parse(deny=settings.deny, ask=settings.ask, allow=settings.allow)
     registry = ToolRegistry()
-    workspace = register_builtins(registry, settings.roots)
+    builtins = register_builtins(
+        registry,
+        settings.roots,
+        python=_python_options(settings) if settings.python_enabled else None,
+        always_confirm=settings.python_always_confirm,
+    )
     for origin in registry.load_entry_points():
         logger.info("loaded the tools of %s", origin)
     for spec in settings.tools:
@@ -70,23 +114,75 @@ def build(settings: Settings) -> App:
         settings=settings,
         registry=registry,
         executor=executor,
-        workspace=workspace,
-        notices=(*settings.notices, *_idle_rules(policy, registry)),
+        builtins=builtins,
+        notices=(*settings.notices, *_idle_rules(policy, registry), *_about_python(settings)),
     )
 
 
-def register_builtins(registry: ToolRegistry, roots: Sequence[str | os.PathLike[str]]) -> Workspace:
-    """Register the tools we ship, and return the folders they may touch.
+def register_builtins(
+    registry: ToolRegistry,
+    roots: Sequence[str | os.PathLike[str]],
+    *,
+    python: PythonOptions | SandboxConfig | None,
+    always_confirm: bool = False,
+) -> Builtins:
+    """Register the tools we ship, and return what they hold open.
 
+    Args:
+        roots: Folders that file tools may touch.
+        python: What `execute_python` may use. None: there is none.
+        always_confirm: `execute_python` asks before each call.
     Raises:
-        ConfigError: A root does not exist or is no folder.
+        ConfigError: A root does not exist or is no folder, or one that `python` names.
     """
     from mcp_tools.builtin.files import register_file_tools
     from mcp_tools.builtin.workspace import Workspace
 
     workspace = Workspace.open([os.fspath(root) for root in roots])
-    register_file_tools(registry, workspace)
-    return workspace
+    try:
+        register_file_tools(registry, workspace)
+        tool = None
+        if python is not None:
+            from mcp_tools.builtin.python import register_python_tool
+
+            tool = register_python_tool(registry, python, always_confirm=always_confirm)
+    except BaseException:
+        workspace.close()
+        raise
+    return Builtins(workspace=workspace, python=tool)
+
+
+def _python_options(settings: Settings) -> PythonOptions:
+    from mcp_tools.builtin.python import PythonOptions
+
+    if settings.python_workspace and not settings.roots:
+        raise ConfigError(
+            "python_workspace lets code change the first allowed folder, and there is none; use --root"
+        )
+    return PythonOptions(
+        timeout_seconds=settings.python_timeout_s,
+        max_memory_mb=settings.python_max_memory_mb,
+        packages=settings.python_packages,
+        preload=settings.python_preload,
+        allow_network=settings.python_network,
+        working_dir=settings.roots[0] if settings.python_workspace else None,
+        minimum_level=settings.python_minimum_level,
+        pool_size=settings.python_pool_size,
+    )
+
+
+def _about_python(settings: Settings) -> list[str]:
+    if not settings.python_enabled:
+        return []
+    notices = []
+    if settings.python_workspace and (settings.deny or settings.ask):
+        notices.append(
+            f"python_workspace: execute_python can change everything in {settings.roots[0]}; rules about "
+            "paths do not bind code. It asks before each call, unless a rule allows it."
+        )
+    if not sys.platform.startswith("linux"):
+        notices.append("execute_python needs Linux and refuses all calls here; --no-python leaves it out.")
+    return notices
 
 
 def load_tools(registry: ToolRegistry, spec: str) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mcp_tools.batch import MAX_CONCURRENT, AsyncToolExecutor, Confirm
 from mcp_tools.executor import ToolExecutor
 from mcp_tools.observe.log import log_call
 from mcp_tools.registry import ToolRegistry
 from mcp_tools.types import CallContext, ExecutionResult, Policy, Provider, ToolCall
+
+if TYPE_CHECKING:
+    from mcp_tools.builtin.python import PythonOptions
+    from sandbox import SandboxConfig
 
 
 class ToolSystem:
@@ -46,6 +50,7 @@ class ToolSystem:
         cls,
         roots: Sequence[str | PathLike[str]] = (),
         *,
+        python: SandboxConfig | bool = True,
         policy: Policy | None = None,
         max_concurrent: int = MAX_CONCURRENT,
         confirm: Confirm | None = None,
@@ -54,19 +59,21 @@ class ToolSystem:
 
         Args:
             roots: Folders that file tools may touch. Empty: none; the tools then say so.
+            python: What `execute_python` may use. True: the defaults of `SandboxConfig`. False: the tool is
+                left out.
         Raises:
-            ConfigError: A root does not exist or is no folder.
+            ConfigError: A root does not exist or is no folder, or one that `python` names.
         """
         from mcp_tools.app import register_builtins
 
         system = cls(policy=policy, max_concurrent=max_concurrent, confirm=confirm)
-        workspace = register_builtins(system.registry, roots)
-        # Roots are open folders: they are let go of with the tools, which may outlive this object.
-        system._closer = weakref.finalize(system.registry, workspace.close)
+        builtins = register_builtins(system.registry, roots, python=_limits(python))
+        # Open folders and processes are let go of with the tools, which may outlive this object.
+        system._closer = weakref.finalize(system.registry, builtins.close)
         return system
 
     def close(self) -> None:
-        """Let go of the folders that file tools hold open; their later calls fail. Works once."""
+        """End the sandbox and let go of the folders that our tools hold; later calls fail. Works once."""
         if self._closer is not None:
             self._closer()
 
@@ -124,6 +131,16 @@ class ToolSystem:
                     for call_id, result in results.items()
                 ]
         raise ValueError(f"unknown provider {provider!r}; use 'anthropic' or 'openai'")
+
+
+def _limits(python: SandboxConfig | bool) -> PythonOptions | SandboxConfig | None:
+    if not isinstance(python, bool):
+        return python
+    if not python:
+        return None
+    from mcp_tools.builtin.python import PythonOptions
+
+    return PythonOptions()
 
 
 def _anthropic_block(call_id: str, result: ExecutionResult) -> dict[str, Any]:

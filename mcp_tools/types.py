@@ -18,6 +18,9 @@ from typing import Any, Final, Literal, Protocol
 DEFAULT_TIMEOUT_S: Final = 30.0
 DEFAULT_CONFIRM_TIMEOUT_S: Final = 120.0
 """How long a person has to answer a question."""
+REACHES_LOOPBACK: Final = "reaches-loopback"
+"""A tag. What such a tool runs can connect to this machine's own ports, so `serve` opens no HTTP listener
+without tokens beside it: that code could call every tool."""
 Provider = Literal["anthropic", "openai"]
 Subject = str | tuple[str, ...]
 """One thing a call is about, as policy patterns see it; a tuple holds several spellings of one thing."""

@@ -129,7 +129,7 @@ RULES: dict[str, tuple[Rule, str, str]] = {
             and i.what != "sandbox"
             and i.what.removeprefix("sandbox.") not in sandbox_public_names()
         ),
-        "mcp_tools.builtin.python",
+        "mcp_tools.builtin.python.tool",
         "from sandbox.linux import backend",
     ),
     "the vocabulary needs the standard library only": (
@@ -164,7 +164,11 @@ RULES: dict[str, tuple[Rule, str, str]] = {
         "import importlib\nimportlib.import_module('mcp_tools.executor')",
     ),
     "settings are read in config, and handed on": (
-        lambda i: i.touches("os.environ", "os.getenv") and not i.is_by("mcp_tools.config"),
+        # The child of the sandbox sets what code sees; the self-check plants a secret that nobody may find.
+        lambda i: (
+            i.touches("os.environ", "os.getenv")
+            and not i.is_by("mcp_tools.config", "sandbox.linux.child", "sandbox.selfcheck")
+        ),
         "mcp_tools.executor",
         "import os\nos.environ['HOME']",
     ),

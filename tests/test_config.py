@@ -88,8 +88,21 @@ VALUES = {
     "allowed_hosts": '["evil.example"]',
     "allowed_origins": '["https://evil.example"]',
     "hide_exceptions": "false",
+    "python_enabled": "true",
+    "python_packages": '"/opt/venv"',
+    "python_preload": '["numpy"]',
+    "python_network": "true",
+    "python_workspace": "true",
+    "python_always_confirm": "false",
 }
-NARROWING = {"deny", "ask", "confirm_timeout_s", "max_concurrent_calls"}
+LOWERED = {
+    "confirm_timeout_s",
+    "max_concurrent_calls",
+    "python_timeout_s",
+    "python_max_memory_mb",
+    "python_pool_size",
+}
+NARROWING = {"deny", "ask", "python_minimum_level"} | LOWERED
 HARMLESS = {"log_level", "log_format"}
 
 
@@ -138,22 +151,45 @@ def test_a_projects_file_can_narrow(project: Path, environ: dict[str, str], owne
     owner_file.write_text('deny = ["delete_file"]\nconfirm_timeout_s = 60')
     (project / "mcp_tools.toml").write_text(
         'deny = ["write_file"]\nask = ["read_file"]\nconfirm_timeout_s = 30\n'
-        "max_concurrent_calls = 2\nhide_exceptions = true"
+        "max_concurrent_calls = 2\nhide_exceptions = true\n"
+        "python_timeout_s = 5\npython_max_memory_mb = 100\npython_pool_size = 1\npython_enabled = false\n"
+        'python_network = false\npython_workspace = false\npython_minimum_level = "L4"\n'
+        "python_always_confirm = true"
     )
+    environ |= {"MCP_TOOLS_PYTHON_NETWORK": "true", "MCP_TOOLS_PYTHON_WORKSPACE": "true"}
+    environ["MCP_TOOLS_PYTHON_MINIMUM_LEVEL"] = "L3"
     settings = load_settings({"deny": ["move_file"]}, environ=environ)
     assert settings.deny == ("delete_file", "move_file", "write_file")
     assert settings.ask == ("read_file",)
     assert (settings.confirm_timeout_s, settings.max_concurrent_calls) == (30, 2)
     assert settings.hide_exceptions
+    assert (settings.python_timeout_s, settings.python_max_memory_mb, settings.python_pool_size) == (
+        5,
+        100,
+        1,
+    )
+    assert (settings.python_enabled, settings.python_network, settings.python_workspace) == (False,) * 3
+    assert (settings.python_minimum_level, settings.python_always_confirm) == ("L4", True)
     assert settings.notices == ()
 
 
-def test_a_projects_higher_limit_has_no_effect_and_is_said(project: Path, environ: dict[str, str]) -> None:
-    (project / "mcp_tools.toml").write_text("max_concurrent_calls = 1000")
+@pytest.mark.parametrize("name", sorted(LOWERED))
+def test_a_projects_higher_limit_has_no_effect_and_is_said(
+    name: str, project: Path, environ: dict[str, str]
+) -> None:
+    higher = {"python_pool_size": 50}.get(name, 1000)
+    (project / "mcp_tools.toml").write_text(f"{name} = {higher}")
     settings = load_settings(environ=environ)
-    assert settings.max_concurrent_calls == Settings().max_concurrent_calls
-    assert "max_concurrent_calls" in settings.notices[0]
-    assert "no effect" in settings.notices[0]
+    assert getattr(settings, name) == getattr(Settings(), name)
+    assert name in settings.notices[0]
+    assert f"{higher} and has no effect" in settings.notices[0]
+
+
+def test_a_project_cannot_settle_for_weaker_isolation(project: Path, environ: dict[str, str]) -> None:
+    (project / "mcp_tools.toml").write_text('python_minimum_level = "L3"')
+    settings = load_settings({"python_minimum_level": "L4"}, environ=environ)
+    assert settings.python_minimum_level == "L4"
+    assert "L3 and has no effect: L4 is in force" in settings.notices[0]
 
 
 @pytest.mark.parametrize("whose", ["project", "owner"])
@@ -221,6 +257,14 @@ def test_a_deleted_current_folder_only_matters_to_relative_paths(
         ("deny", '[["nested"]]'),
         ("hide_exceptions", '"maybe"'),
         ("hide_exceptions", "1"),
+        ("python_minimum_level", '"L5"'),
+        ("python_minimum_level", '"none"'),
+        ("python_max_memory_mb", "15"),
+        ("python_pool_size", "0"),
+        ("python_timeout_s", "0"),
+        ("python_preload", '["os; import evil"]'),
+        ("python_preload", '"numpy"'),
+        ("python_packages", '""'),
     ],
 )
 def test_a_wrong_value_in_a_file_is_refused_by_name(
@@ -289,6 +333,16 @@ def test_a_file_that_decides_permissions_inside_a_root_is_pointed_out(
     notices = load_settings({"roots": [str(tmp_path)]}, environ=environ).notices
     assert len(notices) == 1
     assert str(owner_file) in notices[0]
+
+
+@pytest.mark.usefixtures("project")
+def test_packages_that_the_model_could_rewrite_are_pointed_out(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    flags = {"roots": [str(tmp_path)], "python_packages": str(tmp_path / "venv")}
+    (notice,) = load_settings(flags, environ=environ).notices
+    assert str(tmp_path / "venv") in notice
+    assert "execute_python imports" in notice
 
 
 @pytest.mark.usefixtures("project")

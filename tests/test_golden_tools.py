@@ -33,7 +33,8 @@ def told(tool: Tool) -> dict[str, Any]:
     return {
         "name": tool.name,
         "title": tool.title,
-        "description": tool.description,
+        # Which Python runs the tests is not ours to review.
+        "description": re.sub(r"\bPython 3\.\d+\b", "Python 3.N", tool.description),
         "requires_confirmation": tool.requires_confirmation,
         "timeout_seconds": tool.timeout_seconds,
         "tags": tool.tags,

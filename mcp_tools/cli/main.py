@@ -228,5 +228,43 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         const="true",
         help="a tool's exception reaches the model as a call id",
     )
+    _add_python(command)
     group.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     group.add_argument("--log-format", choices=("human", "json"))
+
+
+def _add_python(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("execute_python", "What code that a model wrote may use.")
+    for name, dest, value, what in (
+        ("--no-python", "python_enabled", "false", "leave the tool out"),
+        ("--python-network", "python_network", "true", "give the code this machine's network; then it asks"),
+        ("--python-workspace", "python_workspace", "true", "let it change the first root; then it asks"),
+        (
+            "--python-always-confirm",
+            "python_always_confirm",
+            "true",
+            "ask before each call, whatever rules say",
+        ),
+    ):
+        group.add_argument(name, dest=dest, action="store_const", const=value, help=what)
+    group.add_argument(
+        "--python-timeout", dest="python_timeout_s", metavar="SECONDS", help="of one call; default 30"
+    )
+    group.add_argument("--python-max-memory-mb", metavar="MIB", help="of one call; default 256")
+    group.add_argument(
+        "--python-packages",
+        metavar="DIR",
+        help="a virtual environment or site-packages folder to import from",
+    )
+    group.add_argument(
+        "--python-preload",
+        action="append",
+        metavar="MODULE",
+        help="load it before any code comes; repeatable",
+    )
+    group.add_argument(
+        "--python-minimum-level",
+        choices=("L2", "L3", "L4", "L4+"),
+        help="refuse weaker isolation than this; default L2",
+    )
+    group.add_argument("--python-pool-size", metavar="N", help="processes that wait for code; default 4")

@@ -28,7 +28,7 @@ def prepared(settings: Settings, *, log_level: str | None = None) -> Iterator[Ap
     """
     with logging_to_stderr(log_level or settings.log_level, settings.log_format):
         app = build(settings)
-        with app.workspace:
+        with app:
             for notice in (*app.notices, *_about_names()):
                 print(f"mcp-tools: {notice}", file=sys.stderr)
             yield app

@@ -51,6 +51,7 @@ def serve(arguments: argparse.Namespace) -> int:
             app.executor,
             settings.transport,
             parent=parent,
+            on_end=app.close,
             confirm_timeout_s=settings.confirm_timeout_s,
             **options,
         )

@@ -9,13 +9,20 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Final, cast
 
-from mcp_tools.config.settings import SETTINGS, Settings
+from mcp_tools.config.settings import LEVELS, SETTINGS, Settings
 from mcp_tools.config.values import Given, absolute
 from mcp_tools.errors import ConfigError
 
 FILE_NAME: Final = "mcp_tools.toml"
 ENV_PREFIX: Final = "MCP_TOOLS_"
 MAX_FILE_BYTES: Final = 1024**2
+
+_FLAGS: Final = {
+    "roots": "root",
+    "confirm_timeout_s": "confirm_timeout",
+    "python_timeout_s": "python_timeout",
+    "python_enabled": "no_python",
+}
 
 
 def load_settings(
@@ -55,7 +62,7 @@ def load_settings(
 
 
 def _flag_name(name: str) -> str:
-    return "--" + {"roots": "root", "confirm_timeout_s": "confirm-timeout"}.get(name, name).replace("_", "-")
+    return "--" + _FLAGS.get(name, name).replace("_", "-")
 
 
 def _current_folder() -> str | None:
@@ -200,24 +207,35 @@ def _narrow(values: dict[str, Any], cwd: str | None, owner_file: str | None) -> 
                 values[name] = (*values.get(name, ()), *cast("tuple[str, ...]", setting.parse(given)))
             case "fallback":
                 values.setdefault(name, setting.parse(given))
-            case "only true":
-                if not setting.parse(given):
-                    raise ConfigError(f"{given.where} is false; a project's file can only make it true")
-                values[name] = True
+            case "only true" | "only false":
+                wanted = setting.from_project == "only true"
+                if setting.parse(given) is not wanted:
+                    shown, other = ("false", "true") if wanted else ("true", "false")
+                    raise ConfigError(f"{given.where} is {shown}; a project's file can only make it {other}")
+                values[name] = wanted
+            case "raise":
+                level, in_force = cast(str, setting.parse(given)), _in_force(name, values)
+                if LEVELS.index(level) < LEVELS.index(in_force):
+                    notices.append(_no_effect(given, level, in_force, "raise"))
+                values[name] = max(level, in_force, key=LEVELS.index)
             case "lower":
                 value, in_force = cast(float, setting.parse(given)), _in_force(name, values)
                 if value > in_force:
-                    notices.append(
-                        f"{given.where} is {value:g} and has no effect: {in_force:g} is in force, and a "
-                        "project's file can only lower it."
-                    )
+                    notices.append(_no_effect(given, f"{value:g}", f"{in_force:g}", "lower"))
                 values[name] = min(value, in_force)
     return notices
 
 
-def _in_force(name: str, values: Mapping[str, Any]) -> float:
+def _no_effect(given: Given, value: str, in_force: str, can: str) -> str:
+    return (
+        f"{given.where} is {value} and has no effect: {in_force} is in force, and a project's file can only "
+        f"{can} it."
+    )
+
+
+def _in_force(name: str, values: Mapping[str, Any]) -> Any:
     defaults = {item.name: item.default for item in fields(Settings)}
-    return cast(float, values.get(name, defaults[name]))
+    return values.get(name, defaults[name])
 
 
 def _same_file(one: str, other: str) -> bool:
@@ -228,13 +246,15 @@ def _same_file(one: str, other: str) -> bool:
 
 
 def _self_service(values: Mapping[str, Any], owner_file: str | None) -> list[str]:
-    """Warn of files that decide permissions and lie where file tools may write."""
+    """Warn of what decides permissions or is run, and lies where file tools may write."""
     notices = []
-    for path in filter(None, (owner_file, values.get("token_file"))):
-        real = os.path.realpath(path)
+    for path, role in (
+        (owner_file, "decides permissions"),
+        (values.get("token_file"), "decides permissions"),
+        (values.get("python_packages"), "is what execute_python imports"),
+    ):
+        real = os.path.realpath(path) if path else ""
         for root in values.get("roots", ()):
             if real.startswith(os.path.join(os.path.realpath(root), "")):
-                notices.append(
-                    f"{path} decides permissions and lies in the allowed folder {root}; move it out."
-                )
+                notices.append(f"{path} {role} and lies in the allowed folder {root}; move it out.")
     return notices

@@ -6,13 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from mcp_tools.config.values import Parse, choice, flag, integer, path, paths, seconds, secret, text, texts
+from mcp_tools.config.values import (
+    Parse,
+    choice,
+    flag,
+    integer,
+    modules,
+    path,
+    paths,
+    seconds,
+    secret,
+    text,
+    texts,
+)
 from mcp_tools.types import DEFAULT_CONFIRM_TIMEOUT_S
 
 Transport = Literal["stdio", "sse", "http"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["human", "json"]
-FromProject = Literal["refuse", "add", "lower", "only true", "fallback"]
+FromProject = Literal["refuse", "add", "lower", "raise", "only true", "only false", "fallback"]
+LEVELS: Final = ("L2", "L3", "L4", "L4+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +45,16 @@ class Settings:
         max_concurrent_calls: Calls that run at once; further ones wait.
         hide_exceptions: A tool's own exceptions reach the model as a call id only.
         allowed_hosts, allowed_origins: `Host` and `Origin` values accepted over HTTP beside our own.
+        python_enabled: Whether there is `execute_python`.
+        python_timeout_s: Seconds that its code may run.
+        python_max_memory_mb: MiB of memory of its code.
+        python_packages: A virtual environment or `site-packages` folder that its code can import.
+        python_preload: Modules of these that are loaded before any code comes.
+        python_network: Its code has this machine's network.
+        python_workspace: Its code can change the first root.
+        python_minimum_level: Isolation below this is refused: `L2`, `L3`, `L4` or `L4+`.
+        python_pool_size: Processes kept waiting for code, for each principal.
+        python_always_confirm: It asks before each call, whatever rules say.
         notices: What a person should know about these settings, in whole sentences.
     """
 
@@ -52,6 +75,16 @@ class Settings:
     hide_exceptions: bool = False
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
+    python_enabled: bool = True
+    python_timeout_s: float = 30.0
+    python_max_memory_mb: int = 256
+    python_packages: str | None = None
+    python_preload: tuple[str, ...] = ()
+    python_network: bool = False
+    python_workspace: bool = False
+    python_minimum_level: str = "L2"
+    python_pool_size: int = 4
+    python_always_confirm: bool = False
     notices: tuple[str, ...] = ()
 
 
@@ -80,4 +113,14 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "hide_exceptions": Setting(parse=flag, from_project="only true"),
     "allowed_hosts": Setting(parse=texts),
     "allowed_origins": Setting(parse=texts),
+    "python_enabled": Setting(parse=flag, from_project="only false"),
+    "python_timeout_s": Setting(parse=seconds(0.1, 86_400), from_project="lower"),
+    "python_max_memory_mb": Setting(parse=integer(16, 1024**2), from_project="lower"),
+    "python_packages": Setting(parse=path),
+    "python_preload": Setting(parse=modules),
+    "python_network": Setting(parse=flag, from_project="only false"),
+    "python_workspace": Setting(parse=flag, from_project="only false"),
+    "python_minimum_level": Setting(parse=choice(*LEVELS), from_project="raise"),
+    "python_pool_size": Setting(parse=integer(1, 64), from_project="lower"),
+    "python_always_confirm": Setting(parse=flag, from_project="only true"),
 }

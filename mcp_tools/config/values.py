@@ -123,6 +123,14 @@ def texts(given: Given) -> tuple[str, ...]:
     )
 
 
+def modules(given: Given) -> tuple[str, ...]:
+    names = texts(given)
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            refuse(given, "names of modules, such as numpy or matplotlib.pyplot")
+    return names
+
+
 def _split(given: Given) -> list[Any]:
     """A variable holds a JSON list, or one value per line: rules may hold any other separator."""
     given_text = str(given.value).strip()

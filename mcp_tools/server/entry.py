@@ -22,7 +22,7 @@ from mcp_tools.server.lifecycle import (
     follow_stdin,
     stop_on_signals,
 )
-from mcp_tools.types import DEFAULT_CONFIRM_TIMEOUT_S
+from mcp_tools.types import DEFAULT_CONFIRM_TIMEOUT_S, REACHES_LOOPBACK
 
 if TYPE_CHECKING:
     from mcp_tools.system import ToolSystem
@@ -81,6 +81,7 @@ def run(
     transport: Transport = "stdio",
     *,
     parent: int | None = None,
+    on_end: Callable[[], None] | None = None,
     **options: Any,
 ) -> int:
     """Serve as this process's only purpose, and return its exit code.
@@ -88,6 +89,8 @@ def run(
     Args:
         tools, transport, options: As for `serve`.
         parent: Id of the process that started us, read early on: loading the SDK takes a while.
+        on_end: Called when nothing is served any more, before children are ended: for what ends its own
+            in a better way.
     Returns:
         0 when the client went away, the parent died, or SIGTERM or SIGHUP came; 130 after SIGINT.
         The process must end now: what does not within two seconds of being told is ended by force,
@@ -113,6 +116,8 @@ def run(
     try:
         return asyncio.run(main())
     finally:
+        if on_end is not None:
+            on_end()
         end_children()
         if transport == "stdio":
             # Whatever is printed from here on must not follow the last message.
@@ -181,6 +186,8 @@ async def _serve(
     from mcp_tools.server.handler import build_server
 
     executor = executor_of(tools)
+    if transport != "stdio" and options.get("tokens") is None:
+        _check_no_tool_can_call_us(executor)
     # Or a person who was given longer would answer a question that has expired.
     executor.confirmations.ttl_s = max(executor.confirmations.ttl_s, confirm_timeout_s)
     server = build_server(
@@ -194,6 +201,16 @@ async def _serve(
     if transport == "sse":
         options["with_streamable"] = False
     await transport_function(server, shutdown=stop.event, **options)
+
+
+def _check_no_tool_can_call_us(executor: ToolExecutor) -> None:
+    for tool in executor.visible_tools():
+        if REACHES_LOOPBACK in tool.tags:
+            raise ConfigError(
+                f"{tool.name} lets the code that it runs reach this machine's own ports, and whoever reaches "
+                "a listener without tokens can call every tool. Give callers tokens with --token-file or "
+                "MCP_TOOLS_TOKEN, or turn off python_network (in a program: allow_network)"
+            )
 
 
 def executor_of(tools: ToolSystem | ToolExecutor | ToolRegistry) -> ToolExecutor:

@@ -43,7 +43,7 @@ def fitting(schema: Any, root: dict[str, Any]) -> st.SearchStrategy[Any]:
         case "string" if "pattern" in schema:
             return st.from_regex(schema["pattern"], fullmatch=True)
         case "string":
-            return st.text(min_size=schema.get("minLength", 0))
+            return st.text(min_size=schema.get("minLength", 0), max_size=schema.get("maxLength"))
         case "integer":
             low = schema.get("minimum", schema.get("exclusiveMinimum", -10))
             return st.integers(low, schema.get("maximum", low + 10_000))
@@ -56,6 +56,8 @@ def fitting(schema: Any, root: dict[str, Any]) -> st.SearchStrategy[Any]:
         case "array":
             least = schema.get("minItems", 0)
             return st.lists(fitting(schema.get("items", {}), root), min_size=least, max_size=least + 3)
+        case "object" if "properties" not in schema:
+            return st.dictionaries(st.text(), fitting(schema["additionalProperties"], root), max_size=3)
         case "object":
             fields = {name: fitting(field, root) for name, field in schema["properties"].items()}
             required = {name: fields.pop(name) for name in schema.get("required", ())}

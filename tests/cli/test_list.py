@@ -26,7 +26,7 @@ def test_a_tag_chooses_and_an_unknown_one_names_the_known(run: Run) -> None:
     assert [line.split()[0] for line in run("list", "--tag", "echo", *TOOLS).out.splitlines()] == ["echo"]
     done = run("list", "--tag", "nothing", *TOOLS)
     assert done.code == 0
-    assert "echo, filesystem" in done.err
+    assert "echo, execution, filesystem" in done.err
 
 
 @pytest.mark.parametrize(

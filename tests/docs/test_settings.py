@@ -47,16 +47,20 @@ def test_a_row_says_what_the_code_does(name: str, monkeypatch: pytest.MonkeyPatc
     if "`" in flag:  # one has none
         assert re.findall(r"`(--[a-z-]+)`", flag)[0] in flags()
     shown = DEFAULTS[name]
-    expected = {(): "none", None: "none", False: "false"}.get(shown, str(shown))
+    expected = {(): "none", None: "none", False: "false", True: "true"}.get(shown, str(shown))
     assert default.strip("`") == (f"{shown:g}" if isinstance(shown, float) else expected)
     said = {"refused": "refuse", "adds": "add", "lowers": "lower", "only true": "only true"}
-    said["if nobody else sets it"] = "fallback"
+    said |= {"if nobody else sets it": "fallback", "only false": "only false", "raises": "raise"}
     assert said[project] == SETTINGS[name].from_project
     # The variable is known: an unknown one would be an error that says so.
     monkeypatch.chdir(tmp_path)
     named = re.findall(r"MCP_TOOLS_[A-Z_]+", variable)[0]
     value = {"port": "1", "confirm_timeout_s": "1", "max_concurrent_calls": "1", "hide_exceptions": "true"}
     value |= {"transport": "sse", "log_level": "debug", "log_format": "json"}
+    value |= dict.fromkeys(("python_timeout_s", "python_pool_size"), "1")
+    value |= dict.fromkeys(("python_network", "python_workspace", "python_always_confirm"), "true")
+    value |= {"python_enabled": "false", "python_max_memory_mb": "100", "python_minimum_level": "L4"}
+    value["python_preload"] = "numpy"
     settings = load_settings(environ={named: value.get(name, "/text")})
     assert getattr(settings, name) != DEFAULTS[name]
 

@@ -1,0 +1,219 @@
+"""What came of the code → what a model reads and sees, and the same as data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mcp_tools.builtin.workspace.problems import escaped, shown
+from mcp_tools.types import Content, MediaContent, TextContent, ToolOutput
+
+if TYPE_CHECKING:
+    from sandbox import Artifact, SandboxResult
+
+MAX_TEXT_CHARS: Final = 20_000
+"""Of one text file that comes back, and three times this of all of them."""
+MAX_PICTURE_BYTES: Final = 3_750_000
+"""5 MB as base64: what the APIs of models take. Above it, or beyond 8,000 pixels, one picture makes them
+refuse the whole conversation."""
+MAX_PICTURE_PIXELS: Final = 8_000
+
+_MAGIC: Final = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+)
+_PNG_SIZE: Final = slice(16, 24)
+_GIF_SIZE: Final = slice(6, 10)
+
+
+class ReturnedFile(BaseModel):
+    """A file that the code left in /tmp/out, or an open figure."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    name: str
+    media_type: str
+    size_bytes: int
+    shown_as: Literal["picture", "text", "beginning of the text", "name"]
+    text: str | None = Field(default=None, description="What is shown of a text file.")
+
+
+class PythonResult(BaseModel):
+    """What came of the code. How it ended, its times and its memory are measured from outside."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    success: bool
+    stdout: str
+    stderr: str
+    return_code: int = Field(description="-1 where the sandbox ended it.")
+    ended_by: str = Field(
+        description="exit, exception, crash, time, cpu, memory, output, processes, disk or cancelled"
+    )
+    error: str | None = Field(description="Why it was no success.")
+    exception: str | None = Field(description="The type of what nothing caught.")
+    value: str | None = Field(description="repr of the last expression.")
+    duration_ms: float
+    cpu_ms: float
+    peak_memory_bytes: int
+    stdout_dropped_bytes: int = Field(description="What was over the limit.")
+    stderr_dropped_bytes: int = Field(description="What was over the limit.")
+    stdout_replaced: bool = Field(description="It was not all UTF-8.")
+    stderr_replaced: bool = Field(description="It was not all UTF-8.")
+    session: str | None
+    session_started: bool = Field(description="There was no session of this name before.")
+    session_lost: bool = Field(description="The session ended with this call.")
+    artifacts: list[ReturnedFile]
+    artifacts_left_out: list[str]
+    isolation: str
+    not_enforced: list[str] = Field(description="Limits that this machine cannot enforce.")
+
+
+def output(result: SandboxResult, *, session: str | None) -> ToolOutput:
+    """Render what came of a call: texts, then pictures, and the whole as data.
+
+    Args:
+        result: As the sandbox returned it.
+        session: The name that the caller knows the session by.
+    """
+    files, texts, pictures = _files(result.artifacts)
+    shaped = PythonResult(
+        success=result.success,
+        stdout=result.stdout,
+        stderr=result.stderr,
+        return_code=result.return_code,
+        ended_by=str(result.ended_by),
+        error=result.error,
+        exception=result.exception,
+        value=result.value,
+        duration_ms=round(result.duration_ms, 3),
+        cpu_ms=round(result.cpu_ms, 3),
+        peak_memory_bytes=result.peak_memory_bytes,
+        stdout_dropped_bytes=result.stdout_dropped_bytes,
+        stderr_dropped_bytes=result.stderr_dropped_bytes,
+        stdout_replaced=result.stdout_replaced,
+        stderr_replaced=result.stderr_replaced,
+        session=session,
+        session_started=result.session_started,
+        session_lost=result.session_lost,
+        artifacts=files,
+        artifacts_left_out=list(result.artifacts_left_out),
+        isolation=str(result.isolation),
+        not_enforced=list(result.not_enforced),
+    )
+    # A piece for each thing: what the code prints cannot pass for one of our own lines.
+    pieces: list[str] = []
+    if not result.success:
+        pieces.append(f"[failed: {result.error or f'ended by {result.ended_by}'}]")
+    if result.stdout:
+        pieces.append(result.stdout)
+    if result.stderr:
+        pieces.append(f"[stderr]\n{result.stderr}")
+    if result.value is not None:
+        pieces.append(f"[value]\n{result.value}")
+    pieces += texts
+    pieces += [f"[{note}]" for note in _notes(result, files, session)]
+    if not pieces and not pictures:
+        pieces.append("[no output]")
+    content: list[Content] = [TextContent(text=piece) for piece in pieces]
+    return ToolOutput(content=content + pictures, structured=shaped.model_dump())
+
+
+def picture_type(data: bytes) -> str | None:
+    """Name the type of a picture that models can be shown, by its content; None if it is none.
+
+    A broken or oversized picture is worse than none: see `MAX_PICTURE_BYTES`.
+    """
+    if len(data) > MAX_PICTURE_BYTES:
+        return None
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    found = next((media_type for magic, media_type in _MAGIC if data.startswith(magic)), None)
+    match found:
+        case "image/png":
+            is_whole = data.rstrip(b"\0")[-12:-4] == b"\0\0\0\0IEND"
+            sizes = data[_PNG_SIZE][:4], data[_PNG_SIZE][4:]
+            return found if is_whole and _fits(*(int.from_bytes(size, "big") for size in sizes)) else None
+        case "image/gif":
+            sizes = data[_GIF_SIZE][:2], data[_GIF_SIZE][2:]
+            return found if _fits(*(int.from_bytes(size, "little") for size in sizes)) else None
+    return found
+
+
+def _fits(*pixels: int) -> bool:
+    return all(0 < count <= MAX_PICTURE_PIXELS for count in pixels)
+
+
+def _files(artifacts: tuple[Artifact, ...]) -> tuple[list[ReturnedFile], list[str], list[Content]]:
+    """Returns all files as data, the texts to show, and the pictures to show."""
+    files: list[ReturnedFile] = []
+    texts: list[str] = []
+    pictures: list[Content] = []
+    left_chars = 3 * MAX_TEXT_CHARS
+    for artifact in artifacts:
+        text: str | None = None
+        media_type, shown_as = artifact.media_type, "name"
+        picture = picture_type(artifact.data)
+        if picture is not None:
+            media_type, shown_as = picture, "picture"
+            pictures.append(MediaContent(data=artifact.data, media_type=picture))
+        else:
+            whole = _as_text(artifact.data)
+            room = min(MAX_TEXT_CHARS, left_chars)
+            if whole is not None and room > 0:
+                text = whole[:room]
+                shown_as = "text" if len(text) == len(whole) else "beginning of the text"
+                left_chars -= len(text)
+                cut = f", the first {len(text):,} characters" if len(text) < len(whole) else ""
+                texts.append(
+                    f"[/tmp/out/{escaped(artifact.name)}, {len(artifact.data):,} bytes{cut}]\n{text}"
+                )
+        files.append(
+            ReturnedFile(
+                name=artifact.name,
+                media_type=media_type,
+                size_bytes=len(artifact.data),
+                shown_as=shown_as,  # type: ignore[arg-type]
+                text=text,
+            )
+        )
+    return files, texts, pictures
+
+
+def _as_text(data: bytes) -> str | None:
+    if b"\0" in data:
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _notes(result: SandboxResult, files: list[ReturnedFile], session: str | None) -> list[str]:
+    notes = []
+    for name, dropped, replaced in (
+        ("stdout", result.stdout_dropped_bytes, result.stdout_replaced),
+        ("stderr", result.stderr_dropped_bytes, result.stderr_replaced),
+    ):
+        if dropped:
+            notes.append(f"{name}: {dropped:,} more bytes were over the limit and are lost; print less")
+        if replaced:
+            notes.append(f"{name}: bytes that are no UTF-8 are shown as \N{REPLACEMENT CHARACTER}")
+    for file in files:
+        if file.shown_as == "picture":
+            notes.append(f"picture: {escaped(file.name)}, {file.media_type}, {file.size_bytes:,} bytes")
+        elif file.shown_as == "name":
+            notes.append(
+                f"not shown: /tmp/out/{escaped(file.name)}, {file.media_type}, {file.size_bytes:,} bytes"
+            )
+    notes += [f"left out: {escaped(each)}" for each in result.artifacts_left_out]
+    if session is not None and result.session_lost:
+        notes.append(f"session {shown(session)} ended with this call: its variables and files are gone")
+    elif session is not None and result.session_started:
+        notes.append(
+            f"session {shown(session)} is new: it holds what this call made, and nothing from before"
+        )
+    return notes
