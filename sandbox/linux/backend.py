@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self, cast
 
-from sandbox.errors import SandboxBusy, SandboxClosed, SandboxConfigError, SandboxDied
+from sandbox.errors import SandboxBusy, SandboxClosed, SandboxConfigError, SandboxDied, SandboxError
 from sandbox.linux import wire
 from sandbox.linux.call import Call
 from sandbox.linux.handle import ZygoteProcess
+from sandbox.linux.sessions import SessionCall, Sessions
 from sandbox.linux.spec import plan
 from sandbox.linux.tenants import Tenant, Tenants
 from sandbox.types import EndedBy, IsolationLevel, SandboxConfig, SandboxResult
@@ -25,7 +26,17 @@ _NOT_ENFORCED = {
     IsolationLevel.L2: ("max_disk_mb", "max_files", "max_processes"),
 }
 _CANCEL_S = 3.0
-_WAIT_S = 1.0  # between two looks at whether the sandbox was closed
+_LOOK_AGAIN_S = 1.0  # at whether the sandbox was closed, and for a child that another waiter left
+
+
+class Wait(NamedTuple):
+    """Wait until `fd` is readable, `seconds` at most."""
+
+    fd: int
+    seconds: float
+
+
+Work = Generator[Wait, None, SandboxResult]
 
 
 class PythonSandbox:
@@ -45,6 +56,7 @@ class PythonSandbox:
         self.config = config or SandboxConfig()
         self._plan = plan(self.config)
         self._tenants = Tenants(self._plan)
+        self._sessions = Sessions(self.config.max_sessions)
 
     @property
     def level(self) -> IsolationLevel | None:
@@ -60,27 +72,17 @@ class PythonSandbox:
         timeout_seconds: float | None = None,
         tenant: str = "",
     ) -> SandboxResult:
-        request, wall_s = self._request(code, files, timeout_seconds)
-        home = self._tenants.of(tenant)
-        call = None
-        give_up_s = time.monotonic() + self.config.queue_seconds
-        while call is None:
-            call = self._begin(home, request, wall_s)
-            if call is None:
-                self._check_patience(give_up_s)
-                with select.epoll() as epoll:
-                    home.register(epoll)
-                    epoll.poll(min(_WAIT_S, max(0.0, give_up_s - time.monotonic())))
+        work = self._work(code, session, files, timeout_seconds, tenant)
         try:
-            with select.epoll() as epoll:
-                epoll.register(call.fileno(), select.EPOLLIN)
-                while not call.done:
-                    epoll.poll(call.patience_s())
-                    call.advance()
-            return self._result(home, call)
+            while True:
+                wait = next(work)
+                with select.epoll() as epoll:
+                    epoll.register(wait.fd, select.EPOLLIN)
+                    epoll.poll(wait.seconds)
+        except StopIteration as done:
+            return cast("SandboxResult", done.value)
         finally:
-            call.close()
-            home.finished(call)
+            work.close()
 
     async def execute(
         self,
@@ -93,42 +95,46 @@ class PythonSandbox:
     ) -> SandboxResult:
         import anyio
 
-        request, wall_s = self._request(code, files, timeout_seconds)
-        home = self._tenants.of(tenant)
-        if not home.is_started:
-            await anyio.to_thread.run_sync(home.start)
-        call = None
-        give_up_s = time.monotonic() + self.config.queue_seconds
-        while call is None:
-            call = self._begin(home, request, wall_s)
-            if call is None:
-                self._check_patience(give_up_s)
-                with select.epoll() as epoll, anyio.move_on_after(min(_WAIT_S, give_up_s - time.monotonic())):
-                    home.register(epoll)
-                    await anyio.wait_readable(epoll.fileno())
+        if not self._tenants.is_started(tenant):
+            await anyio.to_thread.run_sync(self._tenants.start, tenant)  # an exec takes milliseconds
+        work = self._work(code, session, files, timeout_seconds, tenant)
         try:
-            try:
-                while not call.done:
-                    with anyio.move_on_after(call.patience_s()):
-                        await anyio.wait_readable(call.fileno())
-                    call.advance()
-            except anyio.get_cancelled_exc_class():
-                call.kill(EndedBy.CANCELLED)
-                with anyio.move_on_after(_CANCEL_S, shield=True):
-                    while not call.done:
-                        await anyio.wait_readable(call.fileno())
-                        call.advance()
-                raise
-            return self._result(home, call)
+            wait = next(work)
+            while True:
+                try:
+                    with anyio.move_on_after(wait.seconds):
+                        await anyio.wait_readable(wait.fd)
+                except anyio.get_cancelled_exc_class():
+                    with anyio.CancelScope(shield=True):
+                        await self._cancel(work)
+                    raise
+                wait = next(work)
+        except StopIteration as done:
+            return cast("SandboxResult", done.value)
         finally:
-            call.close()
-            home.finished(call)
+            work.close()
+
+    async def _cancel(self, work: Work) -> None:
+        """Have the call's processes ended, and wait until they are."""
+        import anyio
+
+        try:
+            wait = work.throw(_Cancelled())
+            while True:
+                with anyio.move_on_after(wait.seconds):
+                    await anyio.wait_readable(wait.fd)
+                wait = next(work)
+        except (StopIteration, _Cancelled, SandboxError):
+            return
 
     def end_session(self, session: str, *, tenant: str = "") -> bool:
-        return False
+        return self._sessions.end(tenant, session)
 
     def close(self) -> None:
         """End everything this sandbox started, within two seconds. Can be called again."""
+        if self._tenants.closed:
+            return
+        self._sessions.close()
         self._tenants.close()
         for folder in self._plan.folders:
             os.close(folder.fd)
@@ -181,21 +187,101 @@ class PythonSandbox:
         }
         return wire.frame(header, blobs), wall_s
 
-    def _begin(self, home: Tenant, request: bytes, wall_s: float) -> Call | None:
-        zygote, taken = home.take()
-        if taken is None:
-            return None
-        call = Call(taken, request, wall_s=wall_s, config=self.config)
-        call.zygote = zygote
-        zygote.started(taken, wall_s)
-        return call
+    def _work(
+        self,
+        code: str,
+        session: str | None,
+        files: Mapping[str, bytes | str] | None,
+        timeout_seconds: float | None,
+        tenant: str,
+    ) -> Work:
+        """Everything that one call is, without the waiting: yields what to wait for, and returns the result.
 
-    def _check_patience(self, give_up_s: float) -> None:
+        So threads and event loops, which wait differently, share the rest. `_Cancelled` may be thrown in.
+        """
+        request, wall_s = self._request(code, files, timeout_seconds)
+        if session is None:
+            return (yield from self._fresh(self._tenants.of(tenant), request, wall_s))
+        return (yield from self._in_session(self._tenants.of(tenant), tenant, session, request, wall_s))
+
+    def _fresh(self, home: Tenant, request: bytes, wall_s: float) -> Work:
+        give_up_s = time.monotonic() + self.config.queue_seconds
+        while True:
+            zygote, taken = home.take()
+            if taken is not None:
+                break
+            yield from self._wait(home.register, give_up_s)
+        try:
+            call = Call(taken, request, wall_s=wall_s, config=self.config)
+            zygote.started(taken, wall_s)
+            with closing(call):
+                yield from self._drive(call)
+                return self._result(call, zygote)
+        finally:
+            home.finished(zygote)
+
+    def _in_session(self, home: Tenant, tenant: str, name: str, request: bytes, wall_s: float) -> Work:
+        give_up_s = time.monotonic() + self.config.queue_seconds
+        while (zygote := home.ready()) is None:
+            yield from self._wait(home.register, give_up_s)
+        self._sessions.sweep()
+        session, is_new = self._sessions.get(tenant, name, zygote)
+        try:
+            while not session.is_ready():
+                yield from self._wait(session.register, give_up_s)
+            while not session.take_turn():
+                yield from self._wait(lambda epoll: epoll.register(session.turn, select.EPOLLIN), give_up_s)
+            try:
+                if session.lost:
+                    raise SandboxError(f"session {name!r} ended while this call waited for its turn")
+                with closing(SessionCall(session, request, wall_s=wall_s, config=self.config)) as call:
+                    yield from self._drive(call)
+                    result = self._result(call, zygote)
+            finally:
+                session.pass_turn()
+            return replace(result, session=name, session_lost=session.lost, session_started=is_new)
+        finally:
+            self._sessions.leave(session)
+
+    def _wait(self, register: Callable[[select.epoll], None], give_up_s: float) -> Iterator[Wait]:
+        """Wait for what `register` names, a second at most.
+
+        Raises:
+            SandboxClosed: The sandbox was closed.
+            SandboxBusy: It is `give_up_s` already.
+        """
         if self._tenants.closed:
             raise SandboxClosed("the sandbox was closed")
-        if time.monotonic() >= give_up_s:
-            raise SandboxBusy(f"no turn for this call within {self.config.queue_seconds:g} s; try again later")
+        left_s = give_up_s - time.monotonic()
+        if left_s <= 0:
+            raise SandboxBusy(
+                f"no turn for this call within {self.config.queue_seconds:g} s; try again later"
+            )
+        with select.epoll() as epoll:
+            register(epoll)
+            yield Wait(epoll.fileno(), min(_LOOK_AGAIN_S, left_s))
 
-    def _result(self, home: Tenant, call: Call) -> SandboxResult:
-        level = call.zygote.level
+    def _drive(self, call: Call) -> Iterator[Wait]:
+        try:
+            while not call.done:
+                yield Wait(call.fileno(), call.patience_s())
+                call.advance()
+        except _Cancelled:
+            call.kill(EndedBy.CANCELLED)
+            give_up_s = time.monotonic() + _CANCEL_S
+            while not call.done and time.monotonic() < give_up_s:
+                yield Wait(call.fileno(), min(call.patience_s(), _CANCEL_S))
+                call.advance()
+            raise
+        except SandboxDied:
+            if self._tenants.closed:
+                raise SandboxClosed("the sandbox was closed; the code was ended") from None
+            raise
+
+    def _result(self, call: Call, zygote: ZygoteProcess) -> SandboxResult:
+        level = zygote.level or IsolationLevel.NONE
         return call.result(level, _NOT_ENFORCED.get(level, ()))
+
+
+class _Cancelled(BaseException):
+    """Thrown into `_work` by a driver whose task was cancelled."""

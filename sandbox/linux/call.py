@@ -148,6 +148,9 @@ class Call:
         if self.killed is None:
             self.killed = why
         self._act_at_s = min(self._act_at_s, time.monotonic() + _REPORT_S)
+        self._end_processes()
+
+    def _end_processes(self) -> None:
         try:
             signal.pidfd_send_signal(self.taken.pidfd, signal.SIGKILL)
         except ProcessLookupError:
@@ -220,11 +223,14 @@ class Call:
                 self._report += data
 
     def _hear(self) -> None:
-        message, _ = wire.receive(self._status)
+        try:
+            message, _ = wire.receive(self._status)
+        except OSError:
+            message = None
         self.ended_s = time.monotonic()
         if message is None:
-            raise SandboxDied("the sandbox's zygote ended during the call; the code was ended with it")
-        said: Any = message
+            message = self._without_word()
+        said: Any = self._heard(message)
         self.ending = Ending(
             status=said["status"],
             cpu_ns=said["cpu_ns"],
@@ -233,6 +239,13 @@ class Call:
             ooms=said["ooms"],
             refused_forks=said["refused_forks"],
         )
+
+    def _heard(self, said: dict[str, object]) -> dict[str, object]:
+        return said
+
+    def _without_word(self) -> dict[str, object]:
+        """The other end of the status went away without saying how the call ended."""
+        raise SandboxDied("the sandbox's zygote ended during the call; the code was ended with it")
 
     def _overdue(self) -> None:
         if self.killed is not None:

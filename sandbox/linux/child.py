@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from sandbox.linux import landlock, libc, runner, seccomp, walls
+from sandbox.linux import session as sessions
 
 if TYPE_CHECKING:
     from sandbox.linux.cgroups import Slot
@@ -31,11 +32,19 @@ def live(
     channel: socket.socket,
     streams: tuple[int, int],
     slot: Slot | None,
+    *,
+    session: bool,
 ) -> NoReturn:
-    """Lock this process down, say so, and serve. Never returns."""
+    """Lock this process down, say so, and serve one call, or all calls of a session. Never returns."""
     try:
         _enter(spec, level, program, channel, streams, slot)
         served = socket.socket(fileno=3)
+        if session and level == 2:
+            served.send(READY)
+            sessions.serve_in_place(served, spec["session_idle_s"])
+        if session:
+            idle_s, cpu_ns = spec["session_idle_s"], spec["limits"]["cpu_ns"]
+            sessions.Init(served, idle_s, cpu_ns, by_session=level == 3).serve()
         served.send(READY)
         runner.serve_one(served)
     except BaseException as error:
@@ -79,7 +88,9 @@ def _enter(
     limits = spec["limits"]
     base = walls.TMP
     if level == 4:
-        libc.prctl(libc.PR_SET_DUMPABLE, 1)  # lost when a root server changed its user; /proc/self is root's without
+        libc.prctl(
+            libc.PR_SET_DUMPABLE, 1
+        )  # lost when a root server changed its user; /proc/self is root's without
         outer_id = os.getuid()
         walls.private_folders(limits)
         walls.own_user(outer_id)
@@ -116,9 +127,7 @@ def rules(spec: dict, level: int, base: str) -> list[tuple[str, int]]:
 
 
 def _own_program(spec: dict, level: int) -> bytes:
-    return seccomp.build(
-        fork=level > 2, network=spec["network"], metadata=False, signal_only_pid=os.getpid()
-    )
+    return seccomp.build(fork=level > 2, network=spec["network"], metadata=False, signal_only_pid=os.getpid())
 
 
 def _own_randomness() -> None:

@@ -66,7 +66,17 @@ class ZygoteProcess:
         try:
             wire.send(self.control, plan.message(scratch=scratch))
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
-                [plan.python, "-I", "-S", "-c", _STARTING, _HERE, str(theirs.fileno()), str(held), str(os.getpid())],
+                [
+                    plan.python,
+                    "-I",
+                    "-S",
+                    "-c",
+                    _STARTING,
+                    _HERE,
+                    str(theirs.fileno()),
+                    str(held),
+                    str(os.getpid()),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
@@ -83,6 +93,17 @@ class ZygoteProcess:
             os.close(held)
         self.control.setblocking(False)
 
+    def is_up(self) -> bool:
+        """Whether it has shown that its walls hold. Never blocks.
+
+        Raises:
+            As `take`.
+        """
+        if self.level is None:
+            packet = self._packet()
+            assert packet is None, "nothing comes before the first word"
+        return self.level is not None
+
     def take(self) -> Taken | None:
         """Return a warm child, or `None` if none is waiting. Never blocks.
 
@@ -90,30 +111,41 @@ class ZygoteProcess:
             SandboxUnavailable: No level that is good enough could be had.
             SandboxDied: The zygote ended.
         """
-        while True:
-            try:
-                message, fds = wire.receive(self.control)
-            except BlockingIOError:
-                return None
-            except OSError:
-                message, fds = None, []
-            if message is None:
-                raise SandboxDied(self._last_words())
-            if "refused" in message:
-                raise self._refusal(message["refused"])
-            if "hello" in message:
-                level = IsolationLevel(int(str(message["hello"])))
-                self.level = IsolationLevel.L4_PLUS if message["cgroup"] else level
-                continue
-            if len(fds) != CHILD_FDS:
-                for fd in fds:
-                    os.close(fd)
-                raise SandboxError("this process has too many open files; raise its limit (ulimit -n)")
-            with self._lock:
-                self.calls += 1
-                self.in_flight += 1
-            channel, status, pidfd, out, err = fds
-            return Taken(pid=int(str(message["child"])), channel=channel, status=status, pidfd=pidfd, out=out, err=err)
+        packet = self._packet()
+        if packet is None and self.level is not None:
+            packet = self._packet()  # the first word was before it
+        if packet is None:
+            return None
+        message, fds = packet
+        if len(fds) != CHILD_FDS:
+            for fd in fds:
+                os.close(fd)
+            raise SandboxError("this process has too many open files; raise its limit (ulimit -n)")
+        with self._lock:
+            self.calls += 1
+            self.in_flight += 1
+        channel, status, pidfd, out, err = fds
+        return Taken(
+            pid=int(str(message["child"])), channel=channel, status=status, pidfd=pidfd, out=out, err=err
+        )
+
+    def _packet(self) -> tuple[dict[str, object], list[int]] | None:
+        """The next packet that offers a child; `None` if there is none yet, or it was the first word."""
+        try:
+            message, fds = wire.receive(self.control)
+        except BlockingIOError:
+            return None
+        except OSError:
+            message, fds = None, []
+        if message is None:
+            raise SandboxDied(self._last_words())
+        if "refused" in message:
+            raise self._refusal(message["refused"])
+        if "hello" in message:
+            level = IsolationLevel(int(str(message["hello"])))
+            self.level = IsolationLevel.L4_PLUS if message["cgroup"] else level
+            return None
+        return message, fds
 
     def started(self, taken: Taken, wall_s: float) -> None:
         """Tell the zygote that the call of `taken` runs now, and how long it may."""
@@ -122,8 +154,13 @@ class ZygoteProcess:
         except OSError:
             pass  # it is gone: the child's status says so
 
+    def hold(self) -> None:
+        """Something new lives in it: it must not end before `finished`."""
+        with self._lock:
+            self.in_flight += 1
+
     def finished(self) -> None:
-        """A call that took a child is over."""
+        """A call that took a child is over, or what held it."""
         with self._lock:
             self.in_flight -= 1
 

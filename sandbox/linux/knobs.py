@@ -51,7 +51,9 @@ def remedy(level: str, step: str, code: int) -> str:
                 "--security-opt seccomp=unconfined and --security-opt apparmor=unconfined, or accept L2."
             )
         if code == errno.EPERM:
-            return "Something on this host forbids user namespaces; a security module or a container's profile."
+            return (
+                "Something on this host forbids user namespaces; a security module or a container's profile."
+            )
     return "Run the server on a host that allows it, or lower `minimum_level` if weaker walls are enough."
 
 

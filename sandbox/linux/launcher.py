@@ -74,7 +74,10 @@ def main(control_fd: int, lifeline_fd: int, server_pid: int) -> NoReturn:
     try:
         pid = None
         for level in (4, 3, 2):
-            if not spec["minimum_level"] <= level + (level == 4 and bool(slots)) or level > spec["maximum_level"]:
+            if (
+                not spec["minimum_level"] <= level + (level == 4 and bool(slots))
+                or level > spec["maximum_level"]
+            ):
                 continue
             pid = _attempt(level, spec, control, lifeline_fd, server, slots if level == 4 else [], tried)
             if pid is not None:
@@ -107,7 +110,9 @@ def _cgroup(spec: dict, tried: list[dict[str, object]]) -> tuple[Home | None, st
         name = cgroups.owner_name(CGROUP_PREFIX)
         slots = home.make(name, count, memory_bytes=limits["memory_bytes"], processes=limits["processes"])
     except cgroups.NoCgroup as missing:
-        tried.append({"level": "L4+", "failed": "cgroup", "errno": 0, "text": missing.reason, "remedy": missing.remedy})
+        tried.append(
+            {"level": "L4+", "failed": "cgroup", "errno": 0, "text": missing.reason, "remedy": missing.remedy}
+        )
         return None, "", []
     except OSError as error:
         tried.append({"level": "L4+", "failed": "cgroup", "errno": error.errno, "text": str(error)})
@@ -157,7 +162,9 @@ def _attempt(
         return None
 
 
-def _namespaces(spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt) -> None:
+def _namespaces(
+    spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt
+) -> None:
     """L4: the outer namespaces, the tree, the reaper, the zygote."""
     outer = _OUTER | (0 if spec["network"] else libc.CLONE_NEWNET)
     sources = tree.plan(spec["packages"], network=spec["network"])
@@ -214,7 +221,9 @@ def _owner_map(owner: os.stat_result, unused_id: int) -> int:
     os.close(write_end)
     try:
         if os.read(read_end, 1) != b"+":
-            raise OSError(errno.EPERM, "no user namespace to map the owner of a mounted folder", "CLONE_NEWUSER")
+            raise OSError(
+                errno.EPERM, "no user namespace to map the owner of a mounted folder", "CLONE_NEWUSER"
+            )
         for name, number in (("uid_map", owner.st_uid), ("gid_map", owner.st_gid)):
             with open(f"/proc/{holder}/{name}", "w", encoding="ascii") as file:
                 file.write(f"{number} {unused_id} 1")
@@ -233,7 +242,13 @@ def _map_users(pid: int, unused_id: int) -> None:
 
 
 def _reap_and_serve(
-    level: int, spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt
+    level: int,
+    spec: dict,
+    control: socket.socket,
+    lifeline: int,
+    server: int,
+    slots: list[Slot],
+    attempt: Attempt,
 ) -> None:
     """Fork the reaper and the zygote. The calling process waits for the reaper and ends with it."""
     reaper = os.fork()
@@ -242,24 +257,35 @@ def _reap_and_serve(
         control.close()
         os.waitpid(reaper, 0)
         os._exit(0)
+    graves, undertaker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
-        _serve(level, spec, control, slots, attempt)
+        graves.close()
+        _serve(level, spec, control, slots, attempt, undertaker)
     control.close()
     attempt.theirs.close()
-    reap(child, lifeline, server)
+    undertaker.close()
+    reap(child, lifeline, server, graves)
 
 
-def reap(child: int, lifeline: int, server: int) -> NoReturn:
-    """Wait for the first of: the zygote ends, the server ends, the server lets go. Then end, and so all the rest."""
+def reap(child: int, lifeline: int, server: int, graves: socket.socket) -> NoReturn:
+    """Wait for the first of: the zygote ends, the server ends, the server lets go. Then end, and so all the rest.
+
+    Meanwhile let go of the mount namespaces of children that ended, which is slow and would hold up the zygote.
+    """
     poll = select.poll()
     zygote_end = os.pidfd_open(child)
-    poll.register(zygote_end, select.POLLIN)
-    poll.register(server, select.POLLIN)
-    poll.register(lifeline, select.POLLHUP)
-    while not poll.poll(1000):
+    for fd, event in ((zygote_end, select.POLLIN), (server, select.POLLIN), (lifeline, select.POLLHUP)):
+        poll.register(fd, event)
+    poll.register(graves, select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poll.poll(1000)}
+        if ready - {graves.fileno()}:
+            os._exit(0)
+        if ready:
+            for fd in wire.receive(graves)[1]:
+                os.close(fd)
         _reap_orphans(child)
-    os._exit(0)
 
 
 def _reap_orphans(child: int) -> None:
@@ -274,13 +300,26 @@ def _reap_orphans(child: int) -> None:
         os.waitpid(found.si_pid, 0)
 
 
-def _serve(level: int, spec: dict, control: socket.socket, slots: list[Slot], attempt: Attempt) -> NoReturn:
+def _serve(
+    level: int,
+    spec: dict,
+    control: socket.socket,
+    slots: list[Slot],
+    attempt: Attempt,
+    undertaker: socket.socket,
+) -> NoReturn:
     status = 0
     try:
         if level == 4:
             libc.mount("proc", "/proc", "proc", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC)
-            libc.mount("tmpfs", walls.TMP, "tmpfs", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC, "size=64m,nr_inodes=4k")
-        worker = zygote.Zygote(spec, control, slots, level, attempt.succeeded)
+            libc.mount(
+                "tmpfs",
+                walls.TMP,
+                "tmpfs",
+                libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC,
+                "size=64m,nr_inodes=4k",
+            )
+        worker = zygote.Zygote(spec, control, slots, level, attempt.succeeded, undertaker)
         worker.run()
     except BaseException as error:
         status = 3
@@ -292,11 +331,15 @@ def _serve(level: int, spec: dict, control: socket.socket, slots: list[Slot], at
     os._exit(status)
 
 
-def _bubblewrap(spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt) -> None:
+def _bubblewrap(
+    spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt
+) -> None:
     raise OSError(errno.ENOSYS, "not yet", "bwrap")
 
 
-def _bare(spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt) -> None:
+def _bare(
+    spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt
+) -> None:
     raise OSError(errno.ENOSYS, "not yet", "bare")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -21,6 +21,19 @@ def anonymous_bytes(pid: int) -> int:
     return total
 
 
+def share_bytes(pid: int) -> int:
+    """Like `anonymous_bytes`, but of pages that processes share only this one's part. Slower."""
+    total = 0
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith((b"Pss_Anon:", b"Pss_Shmem:")):
+                    total += int(line.split()[1]) * 1024
+    except OSError:
+        return 0
+    return total
+
+
 def trees(roots: set[int], *, by_session: bool) -> dict[int, list[int]]:
     """For each of `roots`, itself and all processes that come from it: its descendants, or those of its session."""
     parents: dict[int, int] = {}
@@ -28,7 +41,7 @@ def trees(roots: set[int], *, by_session: bool) -> dict[int, list[int]]:
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) in roots:
             continue
-        fields = _stat(int(name))
+        fields = stat(int(name))
         if fields is None:
             continue
         if by_session:
@@ -49,9 +62,9 @@ def cpu_ns(pids: list[int]) -> int:
     """CPU time of living processes and of the children they waited for."""
     total = 0
     for pid in pids:
-        fields = _stat(pid)
+        fields = stat(pid)
         if fields is not None:
-            total += sum(int(ticks) for ticks in fields[11:15]) * _TICK_NS
+            total += sum(int(ticks) for ticks in fields[11:15]) * TICK_NS
     return total
 
 
@@ -63,7 +76,7 @@ def kill_session(leader: int) -> None:
         pass
 
 
-def _stat(pid: int) -> list[bytes] | None:
+def stat(pid: int) -> list[bytes] | None:
     """The fields after the name: state, parent, group, session, …"""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

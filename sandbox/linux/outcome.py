@@ -72,9 +72,7 @@ def sentence(
         case EndedBy.MEMORY:
             return f"the memory limit of {config.max_memory_mb} MiB was reached"
         case EndedBy.OUTPUT:
-            return (
-                f"stopped because of a flood of output; {config.max_output_bytes} bytes of each stream are kept"
-            )
+            return f"stopped because of a flood of output; {config.max_output_bytes} bytes of each stream are kept"
         case EndedBy.PROCESSES:
             return f"the limit of {config.max_processes} processes and threads was reached"
         case EndedBy.DISK:

@@ -181,13 +181,20 @@ def place(names: list[list[object]], blobs: list[bytes]) -> None:
             file.write(data)
 
 
-def perform(header: dict[str, object], blobs: list[bytes], namespace: dict[str, object], *, last: bool) -> bytes:
+def perform(
+    header: dict[str, object], blobs: list[bytes], namespace: dict[str, object], *, last: bool
+) -> bytes:
     """Carry out a request and return the report as a frame. `last`: this process ends with it."""
     try:
         place(header["files"], blobs)  # type: ignore[arg-type]
     except OSError as error:
         print(f"the input files could not be written: {error}", file=sys.stderr)
-        said: dict[str, object] = {"exit_code": 1, "value": None, "exception": "OSError", "errno": error.errno}
+        said: dict[str, object] = {
+            "exit_code": 1,
+            "value": None,
+            "exception": "OSError",
+            "errno": error.errno,
+        }
     else:
         said = run(str(header["code"]), namespace)
         figures()

@@ -128,7 +128,9 @@ def environment(config: SandboxConfig) -> dict[str, str]:
         "TZ": "UTC",
         "MPLBACKEND": "agg",
         "MPLCONFIGDIR": "/var/cache/sandbox",
-        **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"),
+        **dict.fromkeys(
+            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
+        ),
         "MALLOC_ARENA_MAX": "2",
         **config.environment,
     }

@@ -5,17 +5,18 @@ from __future__ import annotations
 import select
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from sandbox.errors import SandboxClosed, SandboxDied
 from sandbox.linux.handle import Taken, ZygoteProcess
 from sandbox.linux.spec import Plan
 
 if TYPE_CHECKING:
-    from sandbox.linux.call import Call
     from sandbox.types import IsolationLevel
 
 _DEATHS_IN_A_ROW = 3
+_T = TypeVar("_T")
 
 
 class Tenant:
@@ -34,6 +35,18 @@ class Tenant:
     @property
     def is_started(self) -> bool:
         return self._current is not None
+
+    def ready(self) -> ZygoteProcess | None:
+        """The zygote in use once it has shown that its walls hold; `None` before. Never blocks for long.
+
+        Raises:
+            As `take`.
+        """
+        with self._lock:
+            zygote = self.start()
+            if zygote.level is not None:
+                return zygote
+            return zygote if self._guarded(zygote, zygote.is_up) else None
 
     def start(self) -> ZygoteProcess:
         """Have a zygote started if there is none; returns at once."""
@@ -68,24 +81,29 @@ class Tenant:
                     self._retire(current)
                     self._current, self._next = replacement, None
                     return replacement, taken
-            try:
-                taken = current.take()
-            except SandboxDied:
-                self._current = None
-                self._retire(current)
-                self._deaths += 1
-                if self._deaths >= _DEATHS_IN_A_ROW:
-                    self._deaths = 0
-                    raise
-                return self.start(), None
-            except BaseException:
-                self._current = None
-                self._retire(current)
-                raise
-            if taken is not None:
+            return current, self._guarded(current, current.take)
+
+    def _guarded(self, current: ZygoteProcess, attempt: Callable[[], _T]) -> _T | None:
+        """Carry out `attempt`; a zygote that ended is replaced, unless they keep ending."""
+        try:
+            result = attempt()
+        except SandboxDied:
+            self._current = None
+            self._retire(current)
+            self._deaths += 1
+            if self._deaths >= _DEATHS_IN_A_ROW:
                 self._deaths = 0
-                self._owner.level = current.level
-            return current, taken
+                raise
+            self.start()
+            return None
+        except BaseException:
+            self._current = None
+            self._retire(current)
+            raise
+        if result:
+            self._deaths = 0
+            self._owner.level = current.level
+        return result
 
     def register(self, epoll: select.epoll) -> None:
         """Add to `epoll` what becomes readable when `take` should be tried again."""
@@ -94,9 +112,9 @@ class Tenant:
                 if zygote is not None:
                     epoll.register(zygote.control.fileno(), select.EPOLLIN)
 
-    def finished(self, call: Call) -> None:
+    def finished(self, zygote: ZygoteProcess) -> None:
         """A call is over; a retired zygote whose last one it was ends."""
-        call.zygote.finished()
+        zygote.finished()
         with self._lock:
             if self._retired:
                 self._sweep()
@@ -161,6 +179,13 @@ class Tenants:
             for zygote in each.close():
                 zygote.destroy()
         return tenant
+
+    def is_started(self, name: str) -> bool:
+        with self._lock:
+            return name in self._tenants and self._tenants[name].is_started
+
+    def start(self, name: str) -> None:
+        self.of(name).start()
 
     def close(self) -> None:
         """End everything and wait for it, two seconds at most for each."""

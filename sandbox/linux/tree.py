@@ -20,7 +20,12 @@ _FOR_NETWORK = (
     *("/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/usr/share/ca-certificates"),
 )
 _DEVICES = ("null", "zero", "full", "random", "urandom")
-_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
+_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+}
 _PASSWD = "sandbox:x:1000:1000:sandbox:/tmp:/bin/false\n"
 _GROUP = "sandbox:x:1000:\n"
 _CACHE_MB = 64  # what preloaded modules may write, such as a cache of fonts
@@ -37,7 +42,9 @@ def plan(packages: list[str], *, network: bool) -> list[str]:
     """Files and folders of the host that the interpreter needs, as real paths without those inside others."""
     wanted = [os.path.realpath(sys.executable), *stdlib(), *packages, *_DATA]
     prefix = os.path.realpath(sys.base_prefix)
-    if prefix != "/usr":  # of /usr only the standard library; of an interpreter's own prefix its libraries too
+    if (
+        prefix != "/usr"
+    ):  # of /usr only the standard library; of an interpreter's own prefix its libraries too
         wanted.append(f"{prefix}/lib")
     if os.path.isdir(f"/usr/lib/{TRIPLET}"):
         wanted += _LIBRARIES
@@ -75,7 +82,12 @@ def build(
     opened = [(os.open(path, os.O_PATH | os.O_CLOEXEC), path, os.path.isdir(path)) for path in sources]
     devices = [(os.open(f"/dev/{name}", os.O_PATH | os.O_CLOEXEC), f"/dev/{name}") for name in _DEVICES]
     clones = [
-        (libc.open_tree(fd, "", libc.OPEN_TREE_CLONE | libc.AT_EMPTY_PATH | libc.AT_RECURSIVE), target, writable, userns)
+        (
+            libc.open_tree(fd, "", libc.OPEN_TREE_CLONE | libc.AT_EMPTY_PATH | libc.AT_RECURSIVE),
+            target,
+            writable,
+            userns,
+        )
         for fd, target, writable, userns in mounts
     ]
     targets = {link: os.readlink(link) for link in links if os.path.islink(link)}
@@ -101,7 +113,10 @@ def build(
         if userns:
             libc.mount_setattr(clone, "", libc.AT_EMPTY_PATH, add=libc.MOUNT_ATTR_IDMAP, userns_fd=userns)
         libc.mount_setattr(
-            clone, "", libc.AT_EMPTY_PATH | libc.AT_RECURSIVE, add=flags | (0 if writable else libc.MOUNT_ATTR_RDONLY)
+            clone,
+            "",
+            libc.AT_EMPTY_PATH | libc.AT_RECURSIVE,
+            add=flags | (0 if writable else libc.MOUNT_ATTR_RDONLY),
         )
         libc.move_mount(clone, new + target)
         os.close(clone)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _REFILL_DELAY_S = 0.004  # a short call is over by then, and its end is reported before the next fork
 _GUARD_S = 0.01  # between two looks at the memory and CPU time of running calls
+_SESSION_GUARD_S = 0.05
 _RETRY_S = 0.1
 _MAX_FAILURES = 3  # in a row; then the walls do not hold here, and trying on would only burn the CPU
 
@@ -35,10 +36,12 @@ class Child:
 
     __slots__ = (
         *("pid", "pidfd", "channel", "status", "streams", "slot", "state", "deadline", "cpu_base_ns"),
-        *("why", "session", "since", "cpu_limit_ns"),
+        *("why", "reply", "since", "mounts_fd", "ooms"),
     )
 
-    def __init__(self, pid: int, channel: socket.socket, status: socket.socket, streams: tuple[int, ...]) -> None:
+    def __init__(
+        self, pid: int, channel: socket.socket, status: socket.socket, streams: tuple[int, ...]
+    ) -> None:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self.channel = channel  # the server's end, until it is handed over
@@ -49,9 +52,10 @@ class Child:
         self.deadline = float("inf")
         self.since = 0.0
         self.cpu_base_ns = 0
-        self.cpu_limit_ns = 0
+        self.mounts_fd = -1
+        self.ooms = 0  # processes of a session that were ended here for their memory
         self.why: str | None = None
-        self.session = False
+        self.reply: socket.socket | None = None  # of a session: who asked for it
 
     def cpu_ns(self) -> int:
         """CPU time of this process alone, without those that it forked."""
@@ -69,8 +73,10 @@ class Zygote:
         slots: list[Slot],
         level: int,
         succeeded: Callable[[], None],
+        undertaker: socket.socket,
     ) -> None:
         self.succeeded = succeeded
+        self.undertaker = undertaker
         self.spec = spec
         self.limits: dict[str, int] = spec["limits"]
         self.control = control
@@ -105,8 +111,10 @@ class Zygote:
                 elif (found := self.by_fd.get(fd)) is not None:
                     if fd == found.pidfd:
                         self._bury(found)
-                    else:
+                    elif found.state == "starting":
                         self._hear(found)
+                    else:
+                        self._measure(found)
             self._offer()
 
     # children -----------------------------------------------------------------------------------------------
@@ -116,12 +124,12 @@ class Zygote:
             return
         self.refill_at = None
         waiting = sum(1 for each in self.children.values() if each.state in {"starting", "ready", "offered"})
-        alive = sum(1 for each in self.children.values() if not each.session)
+        alive = sum(1 for each in self.children.values() if not each.reply)
         missing = min(self.spec["pool"] - waiting, self.spec["running"] + self.spec["pool"] - alive)
         if missing <= 0:
             return
         try:
-            self._spawn(session=None)
+            self._spawn(None)
         except OSError as error:
             print(f"sandbox: a child could not be started: {error}", file=sys.stderr)
             self.refill_at = now + _RETRY_S
@@ -129,10 +137,12 @@ class Zygote:
         if missing > 1:
             self.refill_at = now
 
-    def _spawn(self, *, session: dict | None) -> Child:
+    def _spawn(self, reply: socket.socket | None) -> None:
+        """Fork a child for one call, or for a session that `reply` asked for."""
         if self.uses_cgroup and not self.free_slots:
             raise OSError(f"all cgroup slots are in use, {len(self.children)} children are alive")
-        channel, inner = socket.socketpair()
+        kind = socket.SOCK_STREAM if reply is None else socket.SOCK_SEQPACKET
+        channel, inner = socket.socketpair(socket.AF_UNIX, kind)
         status, report = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         out, out_end = os.pipe2(os.O_CLOEXEC)
         err, err_end = os.pipe2(os.O_CLOEXEC)
@@ -143,7 +153,15 @@ class Zygote:
             libc.unshare(libc.CLONE_NEWPID, "CLONE_NEWPID")
         pid = os.fork()
         if pid == 0:
-            child.live(self.spec, self.level, self.program, inner, (out_end, err_end), slot)
+            child.live(
+                self.spec,
+                self.level,
+                self.program,
+                inner,
+                (out_end, err_end),
+                slot,
+                session=reply is not None,
+            )
         inner.close()
         os.close(out_end)
         os.close(err_end)
@@ -151,12 +169,11 @@ class Zygote:
         # The server gets `status`; `report` stays here.
         new.streams = (out, err, status.detach())
         new.slot = slot
-        new.session = session is not None
+        new.reply = reply
         self.children[pid] = new
         for fd in (new.pidfd, channel.fileno()):
             self.by_fd[fd] = new
             self.poll.register(fd, select.EPOLLIN)
-        return new
 
     def _hear(self, found: Child) -> None:
         """A child says that it is ready, or why it is not."""
@@ -166,6 +183,9 @@ class Zygote:
             self._failed(found, said[1:].decode("utf-8", "replace") or "it ended before it was ready")
             return
         self.failures = 0
+        if self.level == 4:
+            # Taking a mount namespace apart waits for every CPU. Holding it lets the child end without that wait.
+            found.mounts_fd = os.open(f"/proc/{found.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         found.state = "ready"
         self.ready.append(found)
 
@@ -179,8 +199,10 @@ class Zygote:
     def _offer(self) -> None:
         """Hand ready children to the server, as many as may run at once."""
         running = sum(1 for each in self.children.values() if each.state in {"offered", "running"})
-        for found in [each for each in self.ready if each.session] + [each for each in self.ready if not each.session]:
-            if not found.session and running >= self.spec["running"]:
+        for found in [each for each in self.ready if each.reply] + [
+            each for each in self.ready if not each.reply
+        ]:
+            if not found.reply and running >= self.spec["running"]:
                 break
             self.ready.remove(found)
             if not self.said_hello:
@@ -192,12 +214,21 @@ class Zygote:
                 found.slot.reset()
             out, err, status = found.streams
             message = {"child": found.pid}
-            wire.send(self.control, message, (found.channel.fileno(), status, found.pidfd, out, err))
+            to = self.control if found.reply is None else found.reply
+            try:
+                wire.send(to, message, (found.channel.fileno(), status, found.pidfd, out, err))
+            except OSError:
+                self._end(found, "cancelled")  # who asked for the session is gone
             found.channel.close()
             for fd in found.streams:
                 os.close(fd)
-            found.state = "offered"
-            running += not found.session
+            found.state = "offered" if found.reply is None else "session"
+            if found.reply is None:
+                running += 1
+            else:
+                found.reply.close()
+                self.by_fd[found.status.fileno()] = found
+                self.poll.register(found.status, select.EPOLLIN)
 
     def _bury(self, found: Child) -> None:
         """A child ended: say how, once all of its processes are gone."""
@@ -209,7 +240,7 @@ class Zygote:
         if found.slot is not None:
             slot_peak, ooms, refused, _ = found.slot.read()
             peak = slot_peak or peak
-        if found.state in {"offered", "running"}:
+        if found.state in {"offered", "running", "session"}:
             message = {
                 "status": status,
                 "cpu_ns": max(cpu_ns, 0),
@@ -224,6 +255,11 @@ class Zygote:
                 pass  # the server does not want to know any more
         elif found.state == "starting":
             self._hear(found)
+        if found.state == "session":
+            self._forget_fd(found.status.fileno())
+        if found.mounts_fd >= 0:
+            wire.send(self.undertaker, {}, (found.mounts_fd,))
+            os.close(found.mounts_fd)
         self._forget_fd(found.pidfd)
         os.close(found.pidfd)
         found.status.close()
@@ -262,9 +298,33 @@ class Zygote:
             found.deadline = now + message["wall_s"]
             spare = any(each.state in {"ready", "offered"} for each in self.children.values())
             self.refill_at = now + (_REFILL_DELAY_S if spare else 0.0)
+        if "session" in message and fds:
+            reply = socket.socket(fileno=fds.pop())
+            try:
+                self._spawn(reply)
+            except OSError as error:
+                wire.send(reply, {"failed": str(error)})
+                reply.close()
         for fd in fds:
             os.close(fd)
         return True
+
+    def _measure(self, found: Child) -> None:
+        """A session's server asks what the cgroup counted since it last asked, or lets go of the session."""
+        try:
+            message, _ = wire.receive(found.status)
+            if message is not None:
+                peak, ooms, refused, cpu_ns = found.slot.read() if found.slot is not None else (0, 0, 0, 0)
+                if found.slot is not None:
+                    found.slot.reset()
+                ooms, found.ooms = ooms + found.ooms, 0
+                measured = {"peak_bytes": peak, "ooms": ooms, "refused_forks": refused, "cpu_ns": cpu_ns}
+                wire.send(found.status, measured)
+                return
+        except OSError:
+            pass
+        self._forget_fd(found.status.fileno())
+        self._end(found, "cancelled")
 
     # limits -------------------------------------------------------------------------------------------------
 
@@ -273,6 +333,8 @@ class Zygote:
         due = [each.deadline for each in self.children.values() if each.state == "running"]
         if self.guards and due:
             due.append(now + _GUARD_S)
+        if not self.uses_cgroup and any(each.state == "session" for each in self.children.values()):
+            due.append(now + _SESSION_GUARD_S)
         if self.refill_at is not None:
             due.append(self.refill_at)
         soonest = min(due, default=float("inf"))
@@ -287,6 +349,9 @@ class Zygote:
             old = {each.pid: each for each in running if now - each.since >= _GUARD_S}
             if old:
                 self._guard(old)
+            sessions = {each.pid: each for each in self.children.values() if each.state == "session"}
+            if sessions and not self.uses_cgroup:
+                self._guard_sessions(sessions)
 
     def _guard(self, running: dict[int, Child]) -> None:
         """Look at what rlimits cannot see: many processes together."""
@@ -305,6 +370,21 @@ class Zygote:
                 used_ns = found.slot.read()[3] if found.slot is not None else memory.cpu_ns(members)
                 if used_ns - (0 if found.slot is not None else found.cpu_base_ns) > self.limits["cpu_ns"]:
                     self._end(found, "cpu")
+
+    def _guard_sessions(self, sessions: dict[int, Child]) -> None:
+        """End the largest process of a session that is too large; its init goes back to the state before."""
+        trees = memory.trees(set(sessions), by_session=self.level == 3)
+        for pid, found in sessions.items():
+            members = [each for each in trees[pid] if each != pid]
+            limit = self.limits["memory_bytes"] + self.base_rss
+            if sum(map(memory.anonymous_bytes, members)) <= limit:
+                continue
+            shares = {
+                each: memory.share_bytes(each) for each in members
+            }  # a fork's pages are not counted twice
+            if sum(shares.values()) > limit:
+                found.ooms += 1
+                os.kill(max(shares, key=shares.__getitem__), signal.SIGKILL)
 
     def _end(self, found: Child, why: str) -> None:
         if found.why is None:

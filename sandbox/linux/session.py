@@ -1,0 +1,288 @@
+"""A session inside its walls: a trusted init, a frozen copy of the last good state, and a process that waits for code.
+
+    init (pid 1) ─┬─ template   the state after the last call that went well, stopped
+                  └─ caller     forked from it, waits for the next call
+
+The caller runs the code itself. If it comes through, it becomes the template and forks the next caller; if it is ended
+or crashes, the template forks another one, as if the call had never been. Between calls nothing runs: everything
+but these three is ended, and the template is stopped, so threads that a call left behind do not go on.
+
+What a fork does not copy is not part of the state: threads, and processes that the code started.
+
+Init talks to the server (channel) and to the others (sockets of its own); what these tell it, user code may have made
+up. So it relies on it only for what they could do anyway: choose which of their own processes go on.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from typing import NoReturn
+
+from sandbox.linux import memory, runner, wire
+
+_FORK_S = 5.0  # to fork the next caller; a fork of 2 GB takes 12 ms
+_SWEEPS = 200
+_CPU_CHECK_S = 0.02
+CALL_FDS = 3  # the socket of a call, its stdout and stderr
+
+
+class Init:
+    """Supervises one session. `serve` never returns."""
+
+    def __init__(self, channel: socket.socket, idle_s: float, cpu_limit_ns: int, *, by_session: bool) -> None:
+        self.channel = channel
+        self.cpu_limit_ns = cpu_limit_ns  # of one call; 0: none
+        self.idle_s = idle_s
+        self.by_session = by_session
+        self.requests, self.caller_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.commands, self.template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.template = 0
+        self.caller = 0
+
+    def serve(self) -> NoReturn:
+        self.template = os.fork()
+        if self.template == 0:
+            self.channel.close()
+            self.requests.close()
+            self.commands.close()
+            live(self.caller_end, self.template_end)
+        self.template_end.close()
+        self.caller_end.close()
+        self._freeze_with_next_caller()
+        self.channel.send(b"R")
+        poll = select.poll()
+        poll.register(self.channel, select.POLLIN)
+        while poll.poll(self.idle_s * 1000):
+            message, fds = wire.receive(self.channel)
+            if message is None:
+                break
+            if "call" in message:
+                self._call(message, fds)
+        os._exit(0)
+
+    def _call(self, message: dict, fds: list[int]) -> None:
+        """Let the caller run one request; answer with how it ended; be ready for the next."""
+        deadline = time.monotonic() + message["wall_s"]
+        begin_ns = _cpu_ns(self.caller)
+        alive = os.pidfd_open(self.caller)
+        wire.send(self.requests, {}, tuple(fds))
+        for fd in fds:
+            os.close(fd)
+        why, killed = None, False
+        poll = select.poll()
+        for fd in (alive, self.requests.fileno(), self.channel.fileno()):
+            poll.register(fd, select.POLLIN)
+        done = False
+        while not done:
+            left = deadline - time.monotonic()
+            patience = min(left, _CPU_CHECK_S) if self.cpu_limit_ns else left
+            ready = {fd for fd, _ in poll.poll(max(0.0, patience) * 1000)}
+            if self.requests.fileno() in ready:
+                said, _ = wire.receive(self.requests)
+                if said is not None and "done" in said:
+                    done = True
+                    break
+            if alive in ready:
+                break
+            if self.channel.fileno() in ready:
+                wanted, _ = wire.receive(self.channel)
+                if wanted is None:
+                    os._exit(0)
+                killed = True
+                break
+            if self.cpu_limit_ns and self._used_cpu_ns() - begin_ns > self.cpu_limit_ns:
+                why = "cpu"
+                break
+            if time.monotonic() >= deadline:
+                why = "time"
+                break
+        ending = {
+            "cpu_ns": max(_cpu_ns(self.caller) - begin_ns, 0),
+            "peak_bytes": _peak_bytes(self.caller),
+            "why": why,
+            "ooms": 0,
+            "refused_forks": 0,
+            "status": None if done else _status(self.caller, ended=why is None and not killed),
+        }
+        os.close(alive)
+        if done:
+            wire.send(self.channel, ending)
+            self._keep()
+        else:
+            self._sweep({self.template})
+            wire.send(self.channel, ending)
+            self._back()
+
+    def _used_cpu_ns(self) -> int:
+        """CPU time of everything that the call runs."""
+        others = [pid for pid in members(self.by_session) if pid not in {os.getpid(), self.template}]
+        return sum(map(_cpu_ns, others))
+
+    def _keep(self) -> None:
+        """The call went well: its process is the template now, and a new caller comes from it."""
+        self.template = self.caller
+        self._freeze_with_next_caller()
+
+    def _back(self) -> None:
+        """The call did not come through: fork another caller from the template."""
+        os.kill(self.template, signal.SIGCONT)
+        wire.send(self.commands, {"fork": True})
+        self._freeze_with_next_caller()
+
+    def _freeze_with_next_caller(self) -> None:
+        found = self._next_caller()
+        if found is None:
+            os._exit(5)  # the state has no process to go on in: the session is over
+        self.caller = found
+        self._sweep({self.template, self.caller})
+        os.kill(self.template, signal.SIGSTOP)
+
+    def _next_caller(self) -> int | None:
+        poll = select.poll()
+        poll.register(self.requests, select.POLLIN)
+        deadline = time.monotonic() + _FORK_S
+        while (left := deadline - time.monotonic()) > 0:
+            if poll.poll(left * 1000):
+                said, _ = wire.receive(self.requests)
+                if said is not None and isinstance(said.get("caller"), int):
+                    return int(str(said["caller"]))
+        return None
+
+    def _sweep(self, spared: set[int]) -> None:
+        """End every process of the session but init and `spared`, however fast it forks."""
+        spared = {os.getpid(), *spared}
+        for _ in range(_SWEEPS):
+            others = [pid for pid in members(self.by_session) if pid not in spared]
+            if not others:
+                break
+            for pid in others:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            self._reap(spared)
+        else:
+            os._exit(7)  # they cannot be ended one by one: end the whole namespace
+        self._reap(spared)
+
+    def _reap(self, spared: set[int]) -> None:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
+
+
+def live(requests: socket.socket, commands: socket.socket) -> NoReturn:
+    """The life of a caller: wait, run, become the template, fork the next caller. Never returns.
+
+    Args:
+        requests: Shared by all callers; only the one that waits reads it.
+        commands: Shared by all templates.
+    """
+    namespace = runner.fresh_main()
+    while True:
+        # Here it is a template: what it was told to keep is frozen in it. Each caller goes on below.
+        while (caller := os.fork()) != 0:
+            wire.send(requests, {"caller": caller})
+            if wire.receive(commands)[0] is None:
+                os._exit(0)
+            try:
+                os.waitpid(caller, 0)  # the one that did not come through
+            except ChildProcessError:
+                pass
+        message, fds = wire.receive(requests)
+        if message is None or len(fds) != CALL_FDS:
+            os._exit(0)
+        run_call(fds, namespace)
+        wire.send(requests, {"done": True})
+
+
+def run_call(fds: list[int], namespace: dict[str, object]) -> None:
+    """Run one request with streams of its own; `fds` are the socket that carries it, stdout and stderr."""
+    channel_fd, out, err = fds
+    for fd, number in ((out, 1), (err, 2)):
+        os.dup2(fd, number)
+        os.close(fd)
+    channel = socket.socket(fileno=channel_fd)
+    try:
+        header, blobs = runner.receive(channel)
+        channel.sendall(runner.perform(header, blobs, namespace, last=False))
+    except (EOFError, OSError):
+        pass  # the server does not want to know any more
+    channel.close()
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for number in (1, 2):
+        os.dup2(null, number)
+    os.close(null)
+
+
+def serve_in_place(channel: socket.socket, idle_s: float) -> NoReturn:
+    """Where nothing may fork: one process runs every call of the session, and goes with the first that is ended."""
+    namespace = runner.fresh_main()
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    while poll.poll(idle_s * 1000):
+        message, fds = wire.receive(channel)
+        if message is None:
+            break
+        if "call" not in message:
+            continue
+        begin_ns = time.process_time_ns()
+        run_call(fds, namespace)
+        ending = {
+            "cpu_ns": time.process_time_ns() - begin_ns,
+            "peak_bytes": _peak_bytes(os.getpid()),
+            "why": None,
+            "ooms": 0,
+            "refused_forks": 0,
+            "status": None,
+        }
+        wire.send(channel, ending)
+    os._exit(0)
+
+
+def members(by_session: bool) -> list[int]:
+    """Every living process of this session but zombies: all in the pid namespace, or all of our process session."""
+    found = []
+    own = os.getsid(0)
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        fields = memory.stat(int(name))
+        if fields is None or fields[0] in {b"Z", b"X"}:
+            continue
+        if not by_session or int(fields[3]) == own:
+            found.append(int(name))
+    return found
+
+
+def _cpu_ns(pid: int) -> int:
+    """CPU time of a process, and of its children that were waited for (those in ticks)."""
+    try:
+        own = time.clock_gettime_ns((~pid << 3) | 2)
+    except OSError:
+        own = 0
+    fields = memory.stat(pid)
+    return own + (sum(map(int, fields[13:15])) * memory.TICK_NS if fields else 0)
+
+
+def _peak_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def _status(pid: int, *, ended: bool) -> int:
+    """What `wait(2)` would say of the caller; it is the template's child, so only its zombie can be read."""
+    fields = memory.stat(pid) if ended else None
+    return int(fields[49]) if fields and len(fields) > 49 else int(signal.SIGKILL)
