@@ -60,10 +60,12 @@ class Observation:
         breach: The evidence that it worked; `""` if there is none.
         met: What it met instead, such as `"EPERM"`; `""` if it never got as far as trying, which proves
             nothing.
+        trouble: Why it did not, as far as that is known.
     """
 
     breach: str = ""
     met: str = ""
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

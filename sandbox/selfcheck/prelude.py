@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sandbox.selfcheck.model import Attack, Family, Need, Observation
-from sandbox.types import EndedBy, IsolationLevel
+from sandbox.types import EndedBy, IsolationLevel, Mount
 
 if TYPE_CHECKING:
     from sandbox.selfcheck.arenas import Arena, Ran
@@ -92,10 +91,8 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "userfaultfd": (323, 282),
 }
 
-SECRET = re.compile("SELFCHECK-[0-9a-f]{32}")
-
 PRELUDE = r"""
-import ctypes, errno, os, re, sys, time
+import ctypes, errno, os, re, signal, sys, time
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
@@ -166,7 +163,8 @@ def namespaces(flags):
         if result == 0:
             if extra:
                 try:
-                    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+                    maps = ("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")
+                    for name, text in maps:
                         with open(f"/proc/self/{name}", "w") as file:
                             file.write(text)
                 except OSError as error:
@@ -179,18 +177,32 @@ def label(name):
     "Name this process, so that it can be told apart from outside."
     _libc.prctl(15, name.encode(), 0, 0, 0)
 
+def become(uid):
+    "Another user for the rest; 0 for nobody else."
+    if uid:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+
 def pids():
     "Every process that can be seen or guessed, without this one."
     known = {int(name) for name in attempt(os.listdir, "/proc") or () if name.isdigit()}
-    return [pid for pid in [*T.get("pids", ()), os.getppid(), *sorted(known)] if pid > 0 and pid != os.getpid()]
+    every = dict.fromkeys([*T.get("pids", ()), os.getppid(), *sorted(known)])
+    return [pid for pid in every if pid > 0 and pid != os.getpid()]
 
 def places():
     "Folders of the host that code would like to write to."
-    return ["/tmp", "/var/tmp", "/dev/shm", "/run", "/run/lock", "/", "/etc", "/usr", "/usr/lib", "/usr/local",
-            "/var", "/var/lib", "/var/spool/cron", "/opt", "/srv", "/home", "/root", "/mnt", "/dev", "/dev/mqueue",
-            "/sys/fs/cgroup", "/proc", sys.prefix, os.path.dirname(os.__file__),
-            os.path.join(os.path.dirname(os.__file__), "site-packages"), os.path.expanduser("~"), os.getcwd()]
+    library = os.path.dirname(os.__file__)
+    return ["/tmp", "/var/tmp", "/dev/shm", "/run", "/run/lock", "/", "/etc", "/usr", "/usr/lib",
+            "/usr/local", "/var", "/var/lib", "/opt", "/srv", "/home", "/root", "/mnt", "/dev",
+            "/dev/mqueue", "/sys/fs/cgroup", "/proc", sys.prefix, library, library + "/site-packages",
+            os.path.expanduser("~"), os.getcwd()]
 """
+
+
+def with_mounts(stage: Stage) -> dict[str, Any]:
+    """A folder of the host to read, and one to write."""
+    return {"mounts": (Mount(source=str(stage.read_only)), Mount(source=str(stage.shared), writable=True))}
 
 
 def program(code: str, **values: Any) -> str:
@@ -223,7 +235,9 @@ def judge(ran: Ran, stage: Stage, *, ends: tuple[EndedBy, ...] = ()) -> Observat
         met = f"ended by {result.ended_by}" + (f" after {met}" if met else "")
     if not met and result.return_code == -31:
         met = "killed for the system call"
-    return Observation(met=met[:300])
+    errors = result.stderr.strip().splitlines()
+    trouble = f"ended by {result.ended_by}, {errors[-1] if errors else 'without a word'}"
+    return Observation(met=met[:300], trouble="" if met else trouble)
 
 
 def snippet(

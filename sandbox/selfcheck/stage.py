@@ -23,6 +23,7 @@ from typing import Any, Self
 VARIABLE = "SELFCHECK_SECRET"
 # Some uids that nobody has, for controls that root must not make as root.
 NOBODY = 54322
+CANARY = "unchanged"
 _IPC_PRIVATE, _IPC_RMID = 0, 0
 _PATIENCE_S = 5.0
 
@@ -54,7 +55,7 @@ class Victim:
     """A process that holds the secret in its environment, arguments, memory and an open file."""
 
     def __init__(self, stage: Stage, uid: int) -> None:
-        argv = [sys.executable, "-I", "-S", "-c", _VICTIM, stage.secret, str(uid), str(stage.open_folder)]
+        argv = [sys.executable, "-I", "-S", "-c", _VICTIM, stage.secret, str(uid), str(stage.shared)]
         self.process = subprocess.Popen(  # noqa: S603 - our own program
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
@@ -73,7 +74,7 @@ class Victim:
 
     def close(self) -> str:
         """End it, and say what became of it before: `""` if nobody touched it."""
-        gone = self.process.poll()
+        gone: int | str | None = self.process.poll()
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:
@@ -136,12 +137,9 @@ class Stage:
             self.folder = Path(tempfile.mkdtemp(prefix="selfcheck-", dir=home))
             undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self.folder.chmod(0o755)
-            self.open_folder = self._folder("open")
             self.shared = self._folder("shared")
             self.read_only = self._folder("read-only")
-            self.workspace = self._folder("workspace")
-            self.canary = self._file(self.folder / "canary", "unchanged")
-            self._file(self.read_only / "canary", "unchanged")
+            self.plant(self.read_only / "canary")
             self.secret_files = [self._file(self.folder / "secret", self.secret)]
             for place in (tempfile.gettempdir(), "/dev/shm"):  # noqa: S108 - where others' files are
                 if os.access(place, os.W_OK):
@@ -174,7 +172,7 @@ class Stage:
     @staticmethod
     def _file(path: Path, text: str) -> Path:
         path.write_text(text)
-        path.chmod(0o666 if "canary" in path.name else 0o644)
+        path.chmod(0o644)
         return path
 
     def name(self) -> str:
@@ -190,20 +188,20 @@ class Stage:
                 self._cached[key] = make()
             return self._cached[key]
 
-    def changed(self) -> str:
-        """What is not as it was planted; put right again."""
-        for canary in (self.canary, self.read_only / "canary"):
-            try:
-                status, text = canary.stat(), canary.read_text()
-            except OSError as error:
-                self._file(canary, "unchanged")
-                return f"{canary.name} is gone ({error.strerror})"
-            if text != "unchanged" or status.st_mode & 0o777 != 0o666 or status.st_nlink != 1:
-                found = f"{text[:40]!r}, mode {status.st_mode & 0o777:o}, {status.st_nlink} links"
-                canary.unlink()
-                self._file(canary, "unchanged")
-                return f"{canary.name} is {found}"
-        return ""
+    @staticmethod
+    def plant(canary: Path) -> None:
+        """A file that everyone may write; whoever does so is seen."""
+        canary.write_text(CANARY)
+        canary.chmod(0o666)
+
+    @contextlib.contextmanager
+    def playground(self) -> Iterator[Path]:
+        """A folder that everyone may write, with one file that everyone may write; yields the file."""
+        folder = self._folder(self.name())
+        canary = folder / "canary"
+        self.plant(canary)
+        yield canary
+        shutil.rmtree(folder)
 
     @contextlib.contextmanager
     def victim(self, uid: int = 0) -> Iterator[Victim]:

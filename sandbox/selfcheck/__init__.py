@@ -1,0 +1,39 @@
+"""Attacks on the sandbox, each with its control: the same attack works in the open, and fails inside.
+
+    from sandbox import PythonSandbox
+    from sandbox.selfcheck import run_all
+
+    for finding in run_all(PythonSandbox):
+        print(finding)
+
+`python -m sandbox.selfcheck` does that on your own machine.
+"""
+
+from __future__ import annotations
+
+from sandbox.selfcheck import kernel, network, processes, secrets, writes
+from sandbox.selfcheck.model import Attack, Family, Finding, Need, Observation, Verdict
+from sandbox.selfcheck.run import run_all, run_attack, run_controls
+from sandbox.selfcheck.stage import Stage
+
+ATTACKS: tuple[Attack, ...] = (
+    *secrets.ATTACKS,
+    *writes.ATTACKS,
+    *network.ATTACKS,
+    *kernel.ATTACKS,
+    *processes.ATTACKS,
+)
+
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "Family",
+    "Finding",
+    "Need",
+    "Observation",
+    "Stage",
+    "Verdict",
+    "run_all",
+    "run_attack",
+    "run_controls",
+]
