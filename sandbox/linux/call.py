@@ -14,12 +14,15 @@ import signal
 import socket
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import SandboxDied
 from sandbox.linux import wire
 from sandbox.linux.handle import Taken
 from sandbox.types import EndedBy, IsolationLevel, SandboxConfig, SandboxResult
+
+if TYPE_CHECKING:
+    from sandbox.linux.wire import Message
 
 _READ_BYTES = 256 * 1024
 _READS_AT_ONCE = 16  # of one stream before the others get their turn
@@ -240,10 +243,10 @@ class Call:
             refused_forks=said["refused_forks"],
         )
 
-    def _heard(self, said: dict[str, object]) -> dict[str, object]:
+    def _heard(self, said: Message) -> Message:
         return said
 
-    def _without_word(self) -> dict[str, object]:
+    def _without_word(self) -> Message:
         """The other end of the status went away without saying how the call ended."""
         raise SandboxDied("the sandbox's zygote ended during the call; the code was ended with it")
 
@@ -267,7 +270,7 @@ class Call:
             before = len(self._report)
             self._receive()
 
-    def _understood(self) -> tuple[dict[str, Any], list[bytes]]:
+    def _understood(self) -> tuple[Message, list[bytes]]:
         """The code's report on itself, with only what we know how to read; empty if it makes no sense."""
         try:
             size = int.from_bytes(self._report[: wire.LENGTH_BYTES], "little")
@@ -299,7 +302,7 @@ def _without_torn_end(data: bytes) -> bytes:
 
 
 def conclude(
-    report: dict[str, Any],
+    report: Message,
     blobs: list[bytes],
     ending: Ending,
     *,

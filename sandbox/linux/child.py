@@ -8,17 +8,17 @@ import socket
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from sandbox.linux import landlock, libc, runner, seccomp, walls
+from sandbox.linux import landlock, libc, runner, seccomp, tree, walls
 from sandbox.linux import session as sessions
 
 if TYPE_CHECKING:
     from sandbox.linux.cgroups import Slot
+    from sandbox.linux.wire import Message
 
 READY, FAILED = b"R", b"E"
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 
-def seccomp_program(spec: dict, level: int) -> bytes:
+def seccomp_program(spec: Message, level: int) -> bytes:
     """The filter of every child of this zygote; below L4 each needs one with its own pid."""
     if level < 4:
         return b""
@@ -26,7 +26,7 @@ def seccomp_program(spec: dict, level: int) -> bytes:
 
 
 def live(
-    spec: dict,
+    spec: Message,
     level: int,
     program: bytes,
     channel: socket.socket,
@@ -62,19 +62,19 @@ def _fail(channel: socket.socket, error: BaseException) -> None:
         return
 
 
-def clean(spec: dict, level: int, pid: int) -> None:
+def clean(spec: Message, level: int, pid: int) -> None:
     """Remove what a child leaves where it has no mounts of its own."""
     if level < 4:
         shutil.rmtree(scratch(spec, pid), ignore_errors=True)
 
 
-def scratch(spec: dict, pid: int) -> str:
+def scratch(spec: Message, pid: int) -> str:
     """L2, L3: the folder of the child `pid`; its name cannot be guessed by another."""
     return f"{spec['scratch']}/{pid}"
 
 
 def _enter(
-    spec: dict,
+    spec: Message,
     level: int,
     program: bytes,
     channel: socket.socket,
@@ -115,10 +115,10 @@ def _enter(
     _own_randomness()
 
 
-def rules(spec: dict, level: int, base: str) -> list[tuple[str, int]]:
+def rules(spec: Message, level: int, base: str) -> list[tuple[str, int]]:
     """What Landlock lets a child touch."""
-    readable = ["/"] if level == 4 else spec["sources"]
-    devices = [path for path in _DEVICES if os.path.exists(path)]
+    readable = ["/"] if level == 4 else [*spec["sources"], f"/proc/{os.getpid()}"]
+    devices = [f"/dev/{name}" for name in tree.DEVICES]
     return [
         *((path, landlock.EXECUTE) for path in readable),
         *((path, landlock.WRITE) for path in (base, *spec["writable"])),
@@ -126,7 +126,7 @@ def rules(spec: dict, level: int, base: str) -> list[tuple[str, int]]:
     ]
 
 
-def _own_program(spec: dict, level: int) -> bytes:
+def _own_program(spec: Message, level: int) -> bytes:
     return seccomp.build(fork=level > 2, network=spec["network"], metadata=False, signal_only_pid=os.getpid())
 
 

@@ -9,12 +9,15 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import SandboxDied, SandboxError, SandboxUnavailable
 from sandbox.linux import knobs, wire
 from sandbox.linux.spec import Plan
 from sandbox.types import IsolationLevel
+
+if TYPE_CHECKING:
+    from sandbox.linux.wire import Message
 
 _STARTING = "import sys; sys.path.append(sys.argv[1]); from sandbox.linux import launcher; sys.path.pop(); launcher.main(*map(int, sys.argv[2:]))"
 _HERE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -129,7 +132,7 @@ class ZygoteProcess:
             pid=int(str(message["child"])), channel=channel, status=status, pidfd=pidfd, out=out, err=err
         )
 
-    def _packet(self) -> tuple[dict[str, object], list[int]] | None:
+    def _packet(self) -> tuple[Message, list[int]] | None:
         """The next packet that offers a child; `None` if there is none yet, or it was the first word."""
         try:
             message, fds = wire.receive(self.control)

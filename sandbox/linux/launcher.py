@@ -21,20 +21,29 @@ import socket
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from sandbox.linux import libc, tree, walls, wire, zygote
+from sandbox.linux import landlock, libc, tree, walls, wire, zygote
 
 if TYPE_CHECKING:
     from sandbox.linux.cgroups import Home, Slot
+    from sandbox.linux.wire import Message
 
 CGROUP_PREFIX = "mcp-sandbox-"
+_BUBBLEWRAP = ("/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap")
+_PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_INSIDE = (
+    "import sys; sys.path.append(sys.argv[1]); from sandbox.linux import launcher; sys.path.pop(); "
+    "launcher.inside(*map(int, sys.argv[2:]))"
+)
 _OUTER = libc.CLONE_NEWUSER | libc.CLONE_NEWPID | libc.CLONE_NEWIPC | libc.CLONE_NEWUTS | libc.CLONE_NEWCGROUP
 
 
 class Attempt:
     """What a process that tries a level tells the launcher."""
 
-    def __init__(self) -> None:
-        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, theirs: socket.socket | None = None) -> None:
+        if theirs is None:
+            self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.theirs = theirs
 
     def failed(self, step: str, code: int, text: str) -> None:
         wire.send(self.theirs, {"failed": step, "errno": code, "text": text})
@@ -42,12 +51,13 @@ class Attempt:
     def succeeded(self) -> None:
         wire.send(self.theirs, {"ok": True})
 
-    def ask(self, request: dict[str, object]) -> None:
-        """Have the launcher do something that only it may, and wait for it."""
+    def ask(self, request: Message) -> Message:
+        """Have the launcher do something that only it can, and wait for it."""
         wire.send(self.theirs, request)
         answer, _ = wire.receive(self.theirs)
         if answer is None or "failed" in answer:
             raise OSError(errno.EPERM, str(answer), "uid_map")
+        return answer
 
 
 def main(control_fd: int, lifeline_fd: int, server_pid: int) -> NoReturn:
@@ -68,7 +78,7 @@ def main(control_fd: int, lifeline_fd: int, server_pid: int) -> NoReturn:
     if os.getppid() != server_pid:
         os._exit(0)
     libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
-    tried: list[dict[str, object]] = []
+    tried: list[Message] = []
     home, name, slots = _cgroup(spec, tried)
     status = 1
     try:
@@ -97,7 +107,7 @@ def main(control_fd: int, lifeline_fd: int, server_pid: int) -> NoReturn:
     os._exit(status)
 
 
-def _cgroup(spec: dict, tried: list[dict[str, object]]) -> tuple[Home | None, str, list[Slot]]:
+def _cgroup(spec: Message, tried: list[Message]) -> tuple[Home | None, str, list[Slot]]:
     if spec["maximum_level"] < 5:
         return None, "", []
     from sandbox.linux import cgroups
@@ -122,12 +132,12 @@ def _cgroup(spec: dict, tried: list[dict[str, object]]) -> tuple[Home | None, st
 
 def _attempt(
     level: int,
-    spec: dict,
+    spec: Message,
     control: socket.socket,
     lifeline: int,
     server: int,
     slots: list[Slot],
-    tried: list[dict[str, object]],
+    tried: list[Message],
 ) -> int | None:
     """Try one level in a process of its own; return the pid to wait for, `None` if the level cannot be had."""
     attempt = Attempt()
@@ -146,16 +156,19 @@ def _attempt(
     while True:
         said, _ = wire.receive(attempt.ours)
         if said is None:
-            said = {"failed": "start", "errno": 0, "text": "it ended without a word"}
+            said = {"failed": "bwrap" if level == 3 else "start", "errno": 0, "text": _last_line_of_stderr()}
         if "ok" in said:
             return first
         if "map" in said:
             try:
-                _map_users(first, int(said["map"]))  # type: ignore[call-overload]
-                answer = {"ok": True}
+                _map_users(first, int(said["map"]))
+                answer: Message = {"ok": True}
             except OSError as error:
                 answer = {"failed": str(error)}
             wire.send(attempt.ours, answer)
+            continue
+        if "spec" in said:
+            wire.send(attempt.ours, spec)
             continue
         tried.append({"level": f"L{level}", **said})
         _kill_group(first)
@@ -163,7 +176,7 @@ def _attempt(
 
 
 def _namespaces(
-    spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt
+    spec: Message, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt
 ) -> None:
     """L4: the outer namespaces, the tree, the reaper, the zygote."""
     outer = _OUTER | (0 if spec["network"] else libc.CLONE_NEWNET)
@@ -192,7 +205,7 @@ def _namespaces(
     _reap_and_serve(4, spec, control, lifeline, server, slots, attempt)
 
 
-def _mounts(spec: dict, unused_id: int) -> list[tuple[int, str, bool, int]]:
+def _mounts(spec: Message, unused_id: int) -> list[tuple[int, str, bool, int]]:
     """The folders of the host, opened in this mount namespace; each must still be the one that the server opened."""
     opened = []
     for source, target, writable, device, inode in spec["mounts"]:
@@ -243,20 +256,33 @@ def _map_users(pid: int, unused_id: int) -> None:
 
 def _reap_and_serve(
     level: int,
-    spec: dict,
+    spec: Message,
     control: socket.socket,
     lifeline: int,
     server: int,
     slots: list[Slot],
     attempt: Attempt,
 ) -> None:
-    """Fork the reaper and the zygote. The calling process waits for the reaper and ends with it."""
+    """Fork the reaper, pid 1 of the namespaces. The calling process waits for it and ends with it."""
     reaper = os.fork()
     if reaper:
         attempt.theirs.close()
         control.close()
         os.waitpid(reaper, 0)
         os._exit(0)
+    _fork_zygote(level, spec, control, lifeline, server, slots, attempt)
+
+
+def _fork_zygote(
+    level: int,
+    spec: Message,
+    control: socket.socket,
+    lifeline: int,
+    server: int,
+    slots: list[Slot],
+    attempt: Attempt,
+) -> NoReturn:
+    """The zygote is a child of this process, which waits for its end or the server's."""
     graves, undertaker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
@@ -281,6 +307,9 @@ def reap(child: int, lifeline: int, server: int, graves: socket.socket) -> NoRet
     while True:
         ready = {fd for fd, _ in poll.poll(1000)}
         if ready - {graves.fileno()}:
+            if os.getpid() != 1:  # L2: nothing goes by itself; the children go with the zygote
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
             os._exit(0)
         if ready:
             for fd in wire.receive(graves)[1]:
@@ -302,7 +331,7 @@ def _reap_orphans(child: int) -> None:
 
 def _serve(
     level: int,
-    spec: dict,
+    spec: Message,
     control: socket.socket,
     slots: list[Slot],
     attempt: Attempt,
@@ -310,6 +339,12 @@ def _serve(
 ) -> NoReturn:
     status = 0
     try:
+        if level < 4:
+            libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+            os.makedirs(spec["scratch"], 0o711)
+            # Inside bubblewrap a plan is made of what is there, which is what was planned outside.
+            packages = [tree.inside(path) if level == 3 else path for path in spec["packages"]]
+            spec["sources"] = tree.plan(packages, network=spec["network"])
         if level == 4:
             libc.mount("proc", "/proc", "proc", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC)
             libc.mount(
@@ -332,15 +367,128 @@ def _serve(
 
 
 def _bubblewrap(
-    spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt
+    spec: Message, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt
 ) -> None:
-    raise OSError(errno.ENOSYS, "not yet", "bwrap")
+    """L3: let bubblewrap make the outer wall, where a profile of the host allows that to it alone."""
+    program = next((path for path in _BUBBLEWRAP if os.access(path, os.X_OK)), None)
+    if program is None:
+        raise OSError(errno.ENOENT, "bubblewrap is not installed", "bwrap")
+    sources = tree.plan(spec["packages"], network=spec["network"])
+    inherited = (control.fileno(), lifeline, server, attempt.theirs.fileno())
+    for fd in inherited:
+        os.set_inheritable(fd, True)
+    if os.getuid() == 0:
+        _check_readable_by_others([*sources, _PACKAGE_PARENT])
+        _become_nobody(walls.FIRST_UNUSED_ID + os.getpid())
+    argv = bubblewrap_argv(program, spec, sources)
+    python = tree.inside(os.path.realpath(sys.executable))
+    argv += [python, "-I", "-S", "-c", _INSIDE, tree.inside(_PACKAGE_PARENT), *map(str, inherited)]
+    os.execve(program, argv, dict(os.environ))
+
+
+def bubblewrap_argv(program: str, spec: Message, sources: list[str]) -> list[str]:
+    """The outer wall of L3 as bubblewrap is told of it: in order, so that what comes later wins."""
+    limits = spec["limits"]
+    room = limits["disk_bytes"] * (spec["running"] + spec["pool"] + spec["sessions"])
+    argv = [
+        program,
+        "--unshare-user",
+        "--unshare-pid",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+    ]
+    argv += [] if spec["network"] else ["--unshare-net"]
+    argv += ["--uid", str(walls.INNER_ID), "--gid", str(walls.INNER_ID), "--hostname", "sandbox"]
+    argv += ["--die-with-parent", "--as-pid-1", "--cap-drop", "ALL"]
+    argv += [
+        "--proc",
+        "/proc",
+        "--size",
+        str(room),
+        "--tmpfs",
+        walls.TMP,
+        "--size",
+        str(64 << 20),
+        "--tmpfs",
+        tree.CACHE,
+    ]
+    for path in (*sources, f"{_PACKAGE_PARENT}/sandbox"):
+        argv += ["--ro-bind", path, tree.inside(path)]
+    for link in spec["links"]:
+        if os.path.islink(link):
+            argv += ["--symlink", os.readlink(link), link]
+    for name in tree.DEVICES:
+        argv += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    argv += [
+        "--proc",
+        "/proc",
+        "--size",
+        str(room),
+        "--tmpfs",
+        walls.TMP,
+        "--size",
+        str(64 << 20),
+        "--tmpfs",
+        tree.CACHE,
+    ]
+    for source, target, writable, _, _ in spec["mounts"]:
+        argv += ["--bind" if writable else "--ro-bind", source, target]
+    return [*argv, "--remount-ro", "/", "--"]
+
+
+def inside(control_fd: int, lifeline_fd: int, server_fd: int, attempt_fd: int) -> NoReturn:
+    """Where bubblewrap started us: pid 1 of its namespaces. Never returns."""
+    attempt = Attempt(socket.socket(fileno=attempt_fd))
+    control = socket.socket(fileno=control_fd)
+    for fd in (control_fd, lifeline_fd, server_fd, attempt_fd):
+        os.set_inheritable(fd, False)
+    spec = attempt.ask({"spec": True})
+    for _, target, _, device, inode in spec["mounts"]:
+        found = os.stat(target)
+        if (found.st_dev, found.st_ino) != (device, inode):
+            attempt.failed(target, errno.ESTALE, "it is another folder now than when the sandbox was made")
+            os._exit(1)
+    _fork_zygote(3, spec, control, lifeline_fd, server_fd, [], attempt)
+    os._exit(1)
 
 
 def _bare(
-    spec: dict, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt
+    spec: Message, control: socket.socket, lifeline: int, server: int, slots: list[Slot], attempt: Attempt
 ) -> None:
-    raise OSError(errno.ENOSYS, "not yet", "bare")
+    """L2: no outer wall; each child's own is all there is."""
+    if not landlock.abi():
+        raise OSError(errno.ENOSYS, "this kernel has no Landlock, or it is switched off", "landlock")
+    if os.getuid() == 0:
+        _check_readable_by_others(tree.plan(spec["packages"], network=spec["network"]))
+    _fork_zygote(2, spec, control, lifeline, server, [], attempt)
+
+
+def _check_readable_by_others(sources: list[str]) -> None:
+    """A root server's children run as a user that owns nothing: the interpreter must be open to all."""
+    for path in sources:
+        above = path
+        while above != "/":
+            if not os.stat(above).st_mode & 0o005:
+                raise OSError(
+                    errno.EACCES, f"{above} is not readable for others than its owner", "interpreter"
+                )
+            above = os.path.dirname(above)
+
+
+def _become_nobody(unused_id: int) -> None:
+    os.setgroups([])
+    os.setresgid(unused_id, unused_id, unused_id)
+    os.setresuid(unused_id, unused_id, unused_id)
+
+
+def _last_line_of_stderr() -> str:
+    """What a program that we executed said before it ended; our stderr is a file."""
+    try:
+        text = os.pread(2, 4000, max(0, os.fstat(2).st_size - 4000)).decode("utf-8", "replace").strip()
+    except OSError:
+        text = ""
+    return text.rpartition("\n")[2] or "it ended without a word"
 
 
 def _wait_for(pid: int) -> None:

@@ -116,11 +116,13 @@ def close_range(first: int, last: int = 2**32 - 1) -> None:
 
 
 def drop_capabilities() -> None:
-    """Empty every capability set of this thread, the bounding set too, for good."""
+    """Empty every capability set of this thread for good; the bounding set too, if it has the right to."""
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     for capability in range(64):
         try:
             prctl(PR_CAPBSET_DROP, capability)
+        except PermissionError:
+            break  # without capabilities it only says what an executed program could gain: nothing, by no_new_privs
         except OSError:
             if capability <= CAP_LAST_CAP_KNOWN:
                 raise

@@ -21,7 +21,14 @@ import threading
 import traceback
 import types
 
+from typing import TYPE_CHECKING
+
 from sandbox.linux import wire
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sandbox.linux.wire import Message
 
 FILENAME = "<code>"
 MAX_VALUE_CHARS = 10_000
@@ -39,7 +46,6 @@ def streams() -> None:
     for name, fd in (("stdout", 1), ("stderr", 2)):
         raw = io.FileIO(fd, "w", closefd=False)
         stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
-        stream.mode = "w"
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -52,15 +58,15 @@ def fresh_main() -> dict[str, object]:
     return module.__dict__
 
 
-def run(code: str, namespace: dict[str, object], filename: str = FILENAME) -> dict[str, object]:
+def run(code: str, namespace: dict[str, object], filename: str = FILENAME) -> Message:
     """Run `code` and say what became of it: `exit_code`, `value`, `exception` and, for an `OSError`, `errno`.
 
     The value of a last expression is its `repr`. What went wrong is on stderr, as an interpreter prints it.
     """
     linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
-    said: dict[str, object] = {"exit_code": 0, "value": None, "exception": None}
+    said: Message = {"exit_code": 0, "value": None, "exception": None}
     try:
-        tree = compile(code, filename, "exec", 0x400)  # PyCF_ONLY_AST
+        tree: Any = compile(code, filename, "exec", _ast.PyCF_ONLY_AST)
         body = tree.body
         last = body.pop() if body and isinstance(body[-1], _ast.Expr) else None
         if body:
@@ -96,9 +102,9 @@ def rehearse() -> None:
     linecache.cache.clear()
 
 
-def finish(said: dict[str, object]) -> None:
+def finish(said: Message) -> None:
     """What an interpreter does at its end: wait for threads, run exit functions. Their errors go to stderr."""
-    for step in (threading._shutdown, atexit._run_exitfuncs):
+    for step in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
         try:
             step()
         except SystemExit as exit_:
@@ -160,7 +166,7 @@ def collect(max_files: int, max_bytes: int) -> tuple[list[list[object]], list[by
     return names, blobs, left_out
 
 
-def receive(channel: socket.socket) -> tuple[dict[str, object], list[bytes]]:
+def receive(channel: socket.socket) -> tuple[Message, list[bytes]]:
     """Wait for a request: its header and the contents of its files.
 
     Raises:
@@ -181,15 +187,13 @@ def place(names: list[list[object]], blobs: list[bytes]) -> None:
             file.write(data)
 
 
-def perform(
-    header: dict[str, object], blobs: list[bytes], namespace: dict[str, object], *, last: bool
-) -> bytes:
+def perform(header: Message, blobs: list[bytes], namespace: dict[str, object], *, last: bool) -> bytes:
     """Carry out a request and return the report as a frame. `last`: this process ends with it."""
     try:
-        place(header["files"], blobs)  # type: ignore[arg-type]
+        place(header["files"], blobs)
     except OSError as error:
         print(f"the input files could not be written: {error}", file=sys.stderr)
-        said: dict[str, object] = {
+        said: Message = {
             "exit_code": 1,
             "value": None,
             "exception": "OSError",
@@ -205,7 +209,7 @@ def perform(
             stream.flush()
         except Exception:  # noqa: S110 - the code closed or replaced it
             pass
-    names, contents, left_out = collect(int(header["max_files"]), int(header["max_bytes"]))  # type: ignore[call-overload]
+    names, contents, left_out = collect(int(header["max_files"]), int(header["max_bytes"]))
     said["artifacts"] = names
     said["left_out"] = left_out
     return wire.frame(said, contents)

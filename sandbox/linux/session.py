@@ -20,9 +20,12 @@ import select
 import signal
 import socket
 import time
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sandbox.linux import memory, runner, wire
+
+if TYPE_CHECKING:
+    from sandbox.linux.wire import Message
 
 _FORK_S = 5.0  # to fork the next caller; a fork of 2 GB takes 12 ms
 _SWEEPS = 200
@@ -64,7 +67,7 @@ class Init:
                 self._call(message, fds)
         os._exit(0)
 
-    def _call(self, message: dict, fds: list[int]) -> None:
+    def _call(self, message: Message, fds: list[int]) -> None:
         """Let the caller run one request; answer with how it ended; be ready for the next."""
         deadline = time.monotonic() + message["wall_s"]
         begin_ns = _cpu_ns(self.caller)
@@ -202,7 +205,7 @@ def live(requests: socket.socket, commands: socket.socket) -> NoReturn:
         wire.send(requests, {"done": True})
 
 
-def run_call(fds: list[int], namespace: dict[str, object]) -> None:
+def run_call(fds: list[int], namespace: Message) -> None:
     """Run one request with streams of its own; `fds` are the socket that carries it, stdout and stderr."""
     channel_fd, out, err = fds
     for fd, number in ((out, 1), (err, 2)):

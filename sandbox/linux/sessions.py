@@ -8,12 +8,16 @@ import signal
 import socket
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxError
 from sandbox.linux import wire
 from sandbox.linux.call import Call
 from sandbox.linux.handle import CHILD_FDS, Taken, ZygoteProcess
 from sandbox.types import EndedBy, SandboxConfig
+
+if TYPE_CHECKING:
+    from sandbox.linux.wire import Message
 
 _ANSWER_S = 1.0  # of the zygote, when asked what it measured
 
@@ -158,10 +162,10 @@ class SessionCall(Call):
 
     _asked = False
 
-    def _without_word(self) -> dict[str, object]:
+    def _without_word(self) -> Message:
         """Init is gone, and the session with it; the zygote can say why."""
         self.session.lost = True
-        found: dict[str, object] = {"status": signal.SIGKILL, "cpu_ns": 0, "peak_bytes": 0}
+        found: Message = {"status": signal.SIGKILL, "cpu_ns": 0, "peak_bytes": 0}
         found |= {"why": None, "ooms": 0, "refused_forks": 0}
         if self.session.status is not None:
             try:
@@ -181,7 +185,7 @@ class SessionCall(Call):
         else:
             super()._overdue()
 
-    def _heard(self, said: dict[str, object]) -> dict[str, object]:
+    def _heard(self, said: Message) -> Message:
         """After a kill that was not ours, ask whether the kernel ended it for its memory."""
         if said["status"] is None or said["why"] is not None or self.session.lost:
             return said

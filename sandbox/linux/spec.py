@@ -6,11 +6,14 @@ import math
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxConfigError
 from sandbox.linux.walls import WORK
 from sandbox.types import Mount, SandboxConfig
+
+if TYPE_CHECKING:
+    from sandbox.linux.wire import Message
 
 _PATH = "/usr/bin:/bin"
 _LINKS = ("/lib", "/lib64", "/usr/lib64")
@@ -45,7 +48,7 @@ class Plan:
     folders: tuple[Folder, ...]
     config: SandboxConfig
 
-    def message(self, *, scratch: str) -> dict[str, Any]:
+    def message(self, *, scratch: str) -> Message:
         """What goes to the launcher; see launcher.py. `scratch`: a new folder for levels without own mounts."""
         config = self.config
         return {

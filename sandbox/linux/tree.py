@@ -19,7 +19,7 @@ _FOR_NETWORK = (
     *("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/services", "/etc/gai.conf"),
     *("/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/usr/share/ca-certificates"),
 )
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICES = ("null", "zero", "full", "random", "urandom")
 _LINKS = {
     "fd": "/proc/self/fd",
     "stdin": "/proc/self/fd/0",
@@ -31,6 +31,11 @@ _GROUP = "sandbox:x:1000:\n"
 _CACHE_MB = 64  # what preloaded modules may write, such as a cache of fonts
 CACHE = "/var/cache/sandbox"
 MOUNT_POINTS = ("/tmp", "/mnt", "/run", "/var")  # noqa: S108 - somewhere to hang the new tree; nothing is written there
+
+
+def inside(path: str) -> str:
+    """Where a path of the host is found in the tree: at the same path, unless a call's own `/tmp` would hide it."""
+    return f"/opt{path}" if path.startswith("/tmp/") else path  # noqa: S108
 
 
 def stdlib() -> list[str]:
@@ -71,7 +76,7 @@ def build(
     """Replace this mount namespace's root by a tree of `sources`, `mounts`, devices and nothing else.
 
     Args:
-        sources: From `plan`; each appears at its own path, read-only.
+        sources: From `plan`; each appears where `inside` says, read-only.
         mounts: Descriptor of a host folder in this mount namespace, target, writable, descriptor of a user
             namespace to map its owner with (0: as it is).
         links: Paths that are symbolic links on the host and should be here too, such as `/lib`.
@@ -80,7 +85,7 @@ def build(
         OSError: A step was refused; its `filename` names the step.
     """
     opened = [(os.open(path, os.O_PATH | os.O_CLOEXEC), path, os.path.isdir(path)) for path in sources]
-    devices = [(os.open(f"/dev/{name}", os.O_PATH | os.O_CLOEXEC), f"/dev/{name}") for name in _DEVICES]
+    devices = [(os.open(f"/dev/{name}", os.O_PATH | os.O_CLOEXEC), f"/dev/{name}") for name in DEVICES]
     clones = [
         (
             libc.open_tree(fd, "", libc.OPEN_TREE_CLONE | libc.AT_EMPTY_PATH | libc.AT_RECURSIVE),
@@ -97,10 +102,11 @@ def build(
     libc.mount("tmpfs", new, "tmpfs", libc.MS_NOSUID, f"size={_CACHE_MB}m,nr_inodes=16k,mode=755")
 
     for fd, path, is_folder in opened:
-        _make(new + path, is_folder)
-        libc.mount(f"/proc/self/fd/{fd}", new + path, None, libc.MS_BIND | libc.MS_REC)
+        target = new + inside(path)
+        _make(target, is_folder)
+        libc.mount(f"/proc/self/fd/{fd}", target, None, libc.MS_BIND | libc.MS_REC)
         flags = libc.MOUNT_ATTR_RDONLY | libc.MOUNT_ATTR_NOSUID | libc.MOUNT_ATTR_NODEV
-        libc.mount_setattr(-100, new + path, libc.AT_RECURSIVE, add=flags)
+        libc.mount_setattr(-100, target, libc.AT_RECURSIVE, add=flags)
         os.close(fd)
     for fd, path in devices:
         _make(new + path, False)

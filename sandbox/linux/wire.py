@@ -10,6 +10,12 @@ from __future__ import annotations
 import array
 import json
 import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    Message = dict[str, Any]
 
 MAX_PACKET_BYTES = 128 * 1024  # a control message; below the smallest default socket buffer
 MAX_FDS = 8
@@ -19,7 +25,7 @@ MAX_FILES_BYTES = 16 * 1024 * 1024
 MAX_HEADER_BYTES = 8 * 1024 * 1024  # of a request: the code, escaped, and the names of its files
 
 
-def send(sock: socket.socket, message: dict[str, object], fds: tuple[int, ...] = ()) -> None:
+def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> None:
     """Send one packet, with copies of `fds`.
 
     Raises:
@@ -29,7 +35,7 @@ def send(sock: socket.socket, message: dict[str, object], fds: tuple[int, ...] =
     sock.sendmsg([json.dumps(message).encode()], rights, socket.MSG_NOSIGNAL)
 
 
-def receive(sock: socket.socket, flags: int = 0) -> tuple[dict[str, object] | None, list[int]]:
+def receive(sock: socket.socket, flags: int = 0) -> tuple[Message | None, list[int]]:
     """Return the next packet and the descriptors that came with it; `(None, [])` at the end of the stream.
 
     Raises:
@@ -47,7 +53,7 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[dict[str, object] | No
     return json.loads(data), list(fds)
 
 
-def frame(header: dict[str, object], blobs: list[bytes]) -> bytes:
+def frame(header: Message, blobs: list[bytes]) -> bytes:
     """A request or a report as it goes over a channel."""
     text = json.dumps(header).encode("utf-8", "surrogatepass")
     return b"".join([len(text).to_bytes(LENGTH_BYTES, "little"), text, *blobs])

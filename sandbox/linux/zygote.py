@@ -17,12 +17,13 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from sandbox.linux import child, libc, memory, runner, wire
+from sandbox.linux import child, libc, memory, runner, tree, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandbox.linux.cgroups import Slot
+    from sandbox.linux.wire import Message
 
 _REFILL_DELAY_S = 0.004  # a short call is over by then, and its end is reported before the next fork
 _GUARD_S = 0.01  # between two looks at the memory and CPU time of running calls
@@ -68,7 +69,7 @@ class Zygote:
 
     def __init__(
         self,
-        spec: dict,
+        spec: Message,
         control: socket.socket,
         slots: list[Slot],
         level: int,
@@ -95,7 +96,7 @@ class Zygote:
         self.base_rss = 0
 
     def run(self) -> None:
-        preload(self.spec)
+        settle(self.spec, self.level)
         self.program = child.seccomp_program(self.spec, self.level)
         self.base_rss = memory.anonymous_bytes(os.getpid())
         self.control.setblocking(False)
@@ -397,8 +398,11 @@ class Zygote:
             pass  # it ended by itself a moment ago
 
 
-def preload(spec: dict) -> None:
-    """Import what calls get for nothing, and settle what children share."""
+def settle(spec: Message, level: int) -> None:
+    """Import what calls get for nothing, and set what children share."""
+    inside = tree.inside if level > 2 else str
+    sys.path[:] = [inside(path) for path in (*sys.path, *spec["packages"])]
+    sys.executable = inside(os.path.realpath(sys.executable))
     for name in spec["preload"]:
         try:
             importlib.import_module(name)
