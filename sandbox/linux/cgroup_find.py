@@ -6,6 +6,7 @@ import errno
 import os
 
 from sandbox.linux.cgroups import (
+    CONTROLLERS,
     TRIAL,
     Home,
     NoCgroup,
@@ -68,7 +69,7 @@ def _find_2(mounts: list[Mount], own: dict[str, str]) -> Home:
             _enable(folder)
     except OSError as failure:
         raise refused(2, failure) from failure
-    home = Home(2, dict.fromkeys((*_NEEDED, "cpuacct"), folder))
+    home = Home(2, dict.fromkeys(CONTROLLERS, folder))
     _try(home)
     return home
 
@@ -135,23 +136,16 @@ def _server_processes() -> set[int]:
 
 def _find_1(mounts: list[Mount], own: dict[str, str]) -> Home:
     folders = {}
-    for controller in (*_NEEDED, "cpuacct"):
+    for controller in CONTROLLERS:
         folder = folder_of(mounts, "cgroup", controller, own[controller]) if controller in own else None
-        if folder is not None:
-            folders[controller] = folder
-        elif controller in _NEEDED:
+        if folder is None:
             raise NoCgroup(
-                f"the cgroup {own[controller]} of controller {controller} is not mounted here",
-                f"mount cgroup version 1 with -o {controller}, or version 2",
+                f"the controller {controller} of cgroup version 1 is not mounted here",
+                f"mount it with -o {controller}, or use version 2",
             )
+        folders[controller] = folder
     home = Home(1, folders)
-    try:
-        _try(home)
-    except NoCgroup:
-        if folders.pop("cpuacct", None) is None:
-            raise
-        home = Home(1, folders)
-        _try(home)
+    _try(home)
     return home
 
 

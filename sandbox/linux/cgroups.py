@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 REMOVE_S = 2.0
 TRIAL = "sandbox-trial-"
+CONTROLLERS = ("memory", "pids", "cpuacct")  # by their names in version 1; version 2 always counts CPU time
 _SPARED_BYTES = 4 * 1024**2  # what the kernel itself keeps for an empty cgroup is less
 
 
@@ -60,7 +61,7 @@ class Home:
 
     Args:
         version: 1 or 2.
-        folders: By controller: the folder of the cgroup. `cpuacct` may be missing.
+        folders: The folder of the cgroup by controller, each of `CONTROLLERS`.
     """
 
     def __init__(self, version: int, folders: dict[str, str]) -> None:
@@ -123,16 +124,18 @@ class Home:
                     self.remove(name)
 
     def _limit(self, folders: dict[str, str], memory_bytes: int, processes: int) -> None:
-        memory = folders["memory"]
-        if self.version == 2:
-            write_text(f"{memory}/memory.max", str(memory_bytes))
-            swap, no_swap = f"{memory}/memory.swap.max", "0"
-        else:
-            write_text(f"{memory}/memory.limit_in_bytes", str(memory_bytes))
-            swap, no_swap = f"{memory}/memory.memsw.limit_in_bytes", str(memory_bytes)
-        if os.path.exists(swap):  # not in kernels without swap accounting
-            write_text(swap, no_swap)
         write_text(f"{folders['pids']}/pids.max", str(processes))
+        memory = folders["memory"]
+        if self.version == 1:
+            write_text(f"{memory}/memory.limit_in_bytes", str(memory_bytes))
+            swap, most = f"{memory}/memory.memsw.limit_in_bytes", memory_bytes  # memory and swap together
+        else:
+            write_text(f"{memory}/memory.max", str(memory_bytes))
+            swap, most = f"{memory}/memory.swap.max", 0
+        try:
+            write_text(swap, str(most))
+        except FileNotFoundError:
+            return  # a kernel without swap, or that does not count it
 
     def _kill(self, top: str) -> None:
         for folder, _folders, _files in os.walk(top, topdown=False):
@@ -155,29 +158,26 @@ class Slot:
         self._version = version
         self._fds: list[int] = []
         groups = tuple(dict.fromkeys(folders.values()))
-        memory, pids, cpu = folders["memory"], folders["pids"], folders.get("cpuacct")
+        memory, pids, cpu = (folders[controller] for controller in CONTROLLERS)
+        # Version 1 can move a thread alone. That spares the kernel a lock over all forks and exits of the
+        # system, for which an idle system waits milliseconds, and which holds up the others meanwhile.
+        members = "tasks" if version == 1 else "cgroup.procs"
         try:
-            self._procs = [self._open(f"{group}/cgroup.procs", os.O_WRONLY) for group in groups]
+            self._members = [self._open(f"{group}/{members}", os.O_WRONLY) for group in groups]
             self._pids_events = self._open(f"{pids}/pids.events")
             self._pids_current = self._open(f"{pids}/pids.current")
-            self._cpu: int | None = None
-            if version == 2:
-                self._self = self._procs
-                self._usage = self._open(f"{memory}/memory.current")
-                self._peak, self._peak_resets = self._open_peak(f"{memory}/memory.peak")
-                self._oom = self._open(f"{memory}/memory.events")
-                self._reclaim = self._open_if_there(f"{memory}/memory.reclaim")  # since Linux 5.19
-                self._cpu = self._open(f"{memory}/cpu.stat")
-            else:
-                # A thread that moves itself alone spares the kernel a lock over all forks and exits of the
-                # system, which costs a grace period of milliseconds.
-                self._self = [self._open(f"{group}/tasks", os.O_WRONLY) for group in groups]
+            if version == 1:
                 self._usage = self._open(f"{memory}/memory.usage_in_bytes")
                 self._peak, self._peak_resets = self._open_peak(f"{memory}/memory.max_usage_in_bytes")
                 self._oom = self._open(f"{memory}/memory.oom_control")
                 self._reclaim = self._open_if_there(f"{memory}/memory.force_empty")
-                if cpu is not None:
-                    self._cpu = self._open(f"{cpu}/cpuacct.usage")
+                self._cpu = self._open(f"{cpu}/cpuacct.usage")
+            else:
+                self._usage = self._open(f"{memory}/memory.current")
+                self._peak, self._peak_resets = self._open_peak(f"{memory}/memory.peak")
+                self._oom = self._open(f"{memory}/memory.events")
+                self._reclaim = self._open_if_there(f"{memory}/memory.reclaim")  # since Linux 5.19
+                self._cpu = self._open(f"{cpu}/cpu.stat")
         except OSError:
             self.close()
             raise
@@ -196,16 +196,18 @@ class Slot:
         left_over = self.memory_bytes()
         if left_over > _SPARED_BYTES:
             self._give_back(left_over)
-        for fd in self._self:
+        for fd in self._members:
             os.write(fd, b"0")
 
     def enter_pid(self, pid: int) -> None:
-        """Move the process `pid` in, with all its threads; `pid` as the calling process sees it.
+        """Move another process in, which must have one thread; `pid` as the calling process sees it.
+
+        Takes milliseconds on an idle system. Prefer `enter`.
 
         Raises:
             OSError: It is not, or only partly, in; `ProcessLookupError`: it ended.
         """
-        for fd in self._procs:
+        for fd in self._members:
             os.write(fd, b"%d" % pid)
 
     def read(self) -> tuple[int, int, int, int]:
@@ -214,7 +216,7 @@ class Slot:
         Returns:
             The most memory used at one time in bytes, 0 where the kernel cannot tell; processes that the
             kernel ended for lack of memory; forks that the limit of processes refused; CPU time in
-            nanoseconds, 0 where there is no `cpuacct`.
+            nanoseconds.
         """
         peak, ooms, refused, cpu = self._counters()
         base_peak, base_ooms, base_refused, base_cpu = self._base
@@ -245,12 +247,7 @@ class Slot:
         peak = 0 if self._peak is None else int(_read(self._peak))
         ooms = _field(self._oom, b"oom_kill")
         refused = _field(self._pids_events, b"max")
-        if self._cpu is None:
-            cpu = 0
-        elif self._version == 2:
-            cpu = _field(self._cpu, b"usage_usec") * 1000
-        else:
-            cpu = int(_read(self._cpu))
+        cpu = int(_read(self._cpu)) if self._version == 1 else _field(self._cpu, b"usage_usec") * 1000
         return peak, ooms, refused, cpu
 
     def _give_back(self, size: int) -> None:
