@@ -41,6 +41,8 @@ def test_the_readme_opens_with_the_two_commands_and_they_exist() -> None:
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_python_snippets_run_and_print_what_they_say(number: int, tmp_path: Path) -> None:
     snippet = blocks("python")[number]
+    if "sandbox" in snippet and not sys.platform.startswith("linux"):
+        pytest.skip("the sandbox needs Linux")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", snippet],
         cwd=tmp_path,
@@ -54,6 +56,13 @@ def test_python_snippets_run_and_print_what_they_say(number: int, tmp_path: Path
     assert promised
     printed = done.stdout.splitlines()
     assert [line for line in printed if line in promised] == promised
+
+
+def test_the_refusals_in_the_first_snippet_name_what_is_wrong(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", blocks("python")[0]], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    printed = done.stdout.splitlines()
     assert any(line.startswith("validation_error |") and " a:" in line for line in printed)
     assert any(line.startswith("permission_denied |") for line in printed)
 

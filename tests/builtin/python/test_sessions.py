@@ -1,0 +1,81 @@
+"""Whose variables a session holds, and what is left when a call ends badly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from mcp_tools import CallContext, ToolSystem
+from mcp_tools.types import TextContent
+from tests.builtin.python.conftest import Systems, run
+
+ANA, BEN = CallContext(principal="ana"), CallContext(principal="ben")
+
+
+async def value(system: ToolSystem, code: str, session: str | None, context: CallContext = ANA) -> str | None:
+    found: str | None = (await run(system, code, session=session, context=context)).structured["value"]
+    return found
+
+
+async def test_variables_and_files_stay_in_a_session_and_nowhere_else(system: ToolSystem) -> None:
+    begun = await run(system, "x = 41; open('note', 'w').write('kept')", session="stay", context=ANA)
+    assert begun.structured["session_started"]
+    assert any("session 'stay' is new" in p.text for p in begun.result.content if isinstance(p, TextContent))
+    after = await run(system, "x + 1, open('note').read()", session="stay", context=ANA)
+    assert (after.structured["value"], after.structured["session_started"]) == ("(42, 'kept')", False)
+    assert after.structured["session"] == "stay"
+    for session in (None, "other"):
+        assert await value(system, "'x' in globals()", session) == "False"
+
+
+async def test_another_principal_and_another_connection_have_sessions_of_their_own(
+    system: ToolSystem,
+) -> None:
+    """The attack works within one connection: whoever knows the name has the variables."""
+    one, two = (CallContext(principal="ana", session_id=each) for each in ("connection-1", "connection-2"))
+    await value(system, "secret = 7", "main", one)
+    assert await value(system, "secret", "main", one) == "7"
+    for context in (two, ANA, BEN, CallContext(principal="ben", session_id="connection-1")):
+        assert await value(system, "'secret' in globals()", "main", context) == "False"
+
+
+async def test_a_call_that_is_stopped_leaves_its_session_as_it_was(system: ToolSystem) -> None:
+    await value(system, "x = 1", "stopped")
+    ended = await run(system, "x = 2\nwhile True: pass", session="stopped", timeout_seconds=0.5, context=ANA)
+    assert ended.structured["ended_by"] == "time"
+    if ended.structured["session_lost"]:
+        assert ended.structured["isolation"] in ("L2", "L3")
+    else:
+        assert await value(system, "x", "stopped") == "1"
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65])
+async def test_a_name_that_is_none_is_refused(name: str, system: ToolSystem) -> None:
+    result = await system.execute("execute_python", {"code": "1", "session": name})
+    assert "session" in (result.error or "")
+    assert not result.is_success
+
+
+async def test_cancelling_a_call_ends_its_code(systems: Systems, tmp_path: Path) -> None:
+    """Seen from outside: the code writes into a folder of ours as long as it lives."""
+    system = systems(working_dir=str(tmp_path))
+    beat = tmp_path / "beat"
+    code = """
+import itertools, os, signal, time
+for number in range(1, 32):
+    try: signal.signal(number, signal.SIG_IGN)
+    except OSError: pass
+for count in itertools.count(1):
+    open('beat', 'w').write(str(count)); time.sleep(0.01)
+"""
+    with anyio.fail_after(15):
+        async with anyio.create_task_group() as group:
+            group.start_soon(system.execute, "execute_python", {"code": code}, CallContext(confirmed=True))
+            while not beat.exists() or not beat.read_text():  # noqa: ASYNC110 - a file of another process
+                await anyio.sleep(0.02)
+            group.cancel_scope.cancel()
+    seen = beat.read_text()
+    await anyio.sleep(0.2)
+    assert beat.read_text() == seen
