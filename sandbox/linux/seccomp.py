@@ -47,8 +47,9 @@ sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg shutdown getsockname getpeerna
 _WITH_FORK = "fork vfork execve execveat"
 _WITH_NETWORK = "connect bind listen accept accept4"
 _WITH_METADATA = "chmod fchmod fchmodat fchmodat2 utime utimes futimesat utimensat"
-_WITH_OWN_SESSIONS = "setsid setpgid"
-_WITH_OTHERS = "pidfd_open pidfd_send_signal sched_setaffinity setpriority"
+_WITH_OWN_SESSIONS = "sched_setaffinity setpriority"
+_WITH_OWN_SESSIONS_AND_FORK = "setsid setpgid"
+_WITH_OTHERS = "pidfd_open pidfd_send_signal"
 _SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo"
 
 # ENOSYS although we know it: its flags are in memory, beyond a filter, and libc falls back to clone.
@@ -145,6 +146,7 @@ def build(
     fork: bool,
     network: bool,
     metadata: bool,
+    own_sessions: bool,
     signal_only_pid: int | None = None,
 ) -> bytes:
     """The filter as packed `struct sock_filter`s.
@@ -155,9 +157,11 @@ def build(
         network: Whether it may open TCP and UDP sockets over IPv4 and IPv6. Others it never may, except pairs
             of connected Unix sockets.
         metadata: Whether it may change permissions and times of files. Owners and attributes it never may.
-        signal_only_pid: The only process it may signal or re-prioritise, when it shares its pid namespace
-            with others; it may then not leave its session and process group either. With `PID_TO_COME`,
-            `for_pid` fills in the pid later, which is a hundred times faster than building again.
+        own_sessions: Whether it may leave its session and process group, and change the priority and
+            processors of others. False where it shares its pid namespace with strangers.
+        signal_only_pid: The only process it may signal, where nothing else keeps its signals from strangers.
+            With `PID_TO_COME`, `for_pid` fills in the pid later, which is a hundred times faster than
+            building again.
     """
     number_of = syscalls.numbers(machine)
     alone = signal_only_pid is None
@@ -165,10 +169,11 @@ def build(
     allowed += _WITH_FORK.split() if fork else ()
     allowed += _WITH_NETWORK.split() if network else ()
     allowed += _WITH_METADATA.split() if metadata else ()
-    allowed += _WITH_OWN_SESSIONS.split() if fork and alone else ()
+    allowed += _WITH_OWN_SESSIONS.split() if own_sessions else ()
+    allowed += _WITH_OWN_SESSIONS_AND_FORK.split() if own_sessions and fork else ()
     allowed += (*_WITH_OTHERS.split(), *_SIGNALS.split()) if alone else ()
 
-    rules = _rules(fork=fork, network=network, signal_only_pid=signal_only_pid)
+    rules = _rules(fork=fork, network=network, own_sessions=own_sessions, signal_only_pid=signal_only_pid)
     leaves = dict.fromkeys(number_of.values(), _leaf(_DENY))
     for names, leaf in (
         (allowed, _leaf(_RET_ALLOW)),
@@ -206,7 +211,9 @@ def install(program: bytes) -> None:
     libc.syscall("seccomp", _SECCOMP[libc.MACHINE], _SECCOMP_SET_MODE_FILTER, 0, fprog)
 
 
-def _rules(*, fork: bool, network: bool, signal_only_pid: int | None) -> Iterable[tuple[str, _Rule]]:
+def _rules(
+    *, fork: bool, network: bool, own_sessions: bool, signal_only_pid: int | None
+) -> Iterable[tuple[str, _Rule]]:
     """Calls whose arguments decide."""
     flags = _no_bit(0, _CLONE_DENIED)
     if fork:
@@ -234,12 +241,14 @@ def _rules(*, fork: bool, network: bool, signal_only_pid: int | None) -> Iterabl
     yield "mknod", ((_one_of(1, (_S_IFIFO,), mask=_S_IFMT),),)
     yield "mknodat", ((_one_of(2, (_S_IFIFO,), mask=_S_IFMT),),)
     if signal_only_pid is not None:
-        itself = _one_of(0, (signal_only_pid,))
-        zero_or_itself = _one_of(0, (0, signal_only_pid))
+        own_group = (0,)
         for name in _SIGNALS.split():
-            yield name, ((zero_or_itself if name == "kill" else itself,),)
-        yield "sched_setaffinity", ((zero_or_itself,),)
-        yield "setpriority", ((_one_of(0, (_PRIO_PROCESS,)), _one_of(1, (0, signal_only_pid))),)
+            also = own_group if name == "kill" else ()
+            yield name, ((_one_of(0, (*also, signal_only_pid)),),)
+    if not own_sessions:
+        this_thread = 0
+        yield "sched_setaffinity", ((_one_of(0, (this_thread,)),),)
+        yield "setpriority", ((_one_of(0, (_PRIO_PROCESS,)), _one_of(1, (this_thread,))),)
 
 
 def _one_of(argument: int, values: tuple[int, ...], *, mask: int = _ALL_BITS) -> _Test:

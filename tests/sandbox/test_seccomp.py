@@ -60,7 +60,7 @@ class Filter:
 
     def __init__(self, machine: str, **settings: object) -> None:
         self.machine = machine
-        options = {"fork": True, "network": False, "metadata": True} | settings
+        options = {"fork": True, "network": False, "metadata": True, "own_sessions": True} | settings
         packed = seccomp.build(machine=machine, **options)  # type: ignore[arg-type]
         self.program = list(struct.iter_unpack("<HBBI", packed))
         self.numbers = syscalls.numbers(machine)
@@ -94,8 +94,10 @@ class Filter:
 
 
 def filters(machine: str) -> Iterator[tuple[Mapping[str, object], Filter]]:
-    for fork, network, metadata, pid in product((True, False), (True, False), (True, False), (None, PID)):
-        settings = {"fork": fork, "network": network, "metadata": metadata, "signal_only_pid": pid}
+    both = (True, False)
+    for fork, network, metadata, own_sessions, pid in product(both, both, both, both, (None, PID)):
+        settings: dict[str, object] = {"fork": fork, "network": network, "metadata": metadata}
+        settings |= {"own_sessions": own_sessions, "signal_only_pid": pid}
         yield settings, Filter(machine, **settings)
 
 
@@ -202,7 +204,7 @@ def test_settings_open_what_they_name_and_nothing_else(machine: str) -> None:
             (EXECUTION, settings["fork"]),
             (NETWORK[1:], settings["network"]),
             (METADATA, settings["metadata"]),
-            (SESSIONS, settings["fork"] and alone),
+            (SESSIONS, settings["fork"] and settings["own_sessions"]),
             (OTHERS, alone),
         ):
             for name in names:
@@ -306,13 +308,8 @@ ARGUMENTS: Sequence[tuple[Mapping[str, object], str, Arguments, Arguments]] = [
         ({"signal_only_pid": PID}, name, [(PID, PID)], [(pid, PID) for pid in (0, *OTHER_PIDS)])
         for name in ("tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
     ),
-    ({"signal_only_pid": PID}, "sched_setaffinity", [(0,), (PID,)], [(pid,) for pid in OTHER_PIDS]),
-    (
-        {"signal_only_pid": PID},
-        "setpriority",
-        [(0, 0), (0, PID)],
-        [(0, 1), (1, 0), (2, 0), (1, PID), (2, PID), (0, -1)],
-    ),
+    ({"own_sessions": False}, "sched_setaffinity", [(0,)], [(pid,) for pid in (PID, *OTHER_PIDS)]),
+    ({"own_sessions": False}, "setpriority", [(0, 0)], [(0, PID), (0, 1), (0, -1), (1, 0), (2, 0)]),
 ]
 
 
@@ -336,7 +333,9 @@ def test_arguments_decide(
 @pytest.mark.parametrize("pid", [1, 2, 255, 65535, 2**22])
 def test_the_pid_can_be_filled_in_later(machine: str, pid: int) -> None:
     def built(pid: int) -> bytes:
-        return seccomp.build(machine=machine, fork=False, network=True, metadata=True, signal_only_pid=pid)
+        return seccomp.build(
+            machine=machine, fork=False, network=True, metadata=True, own_sessions=False, signal_only_pid=pid
+        )
 
     assert seccomp.for_pid(built(seccomp.PID_TO_COME), pid) == built(pid)
 

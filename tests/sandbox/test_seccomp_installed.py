@@ -57,7 +57,7 @@ def by_32_bits():
 
 if sys.argv[1] == "filtered":
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
-    seccomp.install(seccomp.build(fork=True, network=False, metadata=False))
+    seccomp.install(seccomp.build(fork=True, network=False, metadata=False, own_sessions=True))
 new_user, traceme = libc.CLONE_NEWUSER, 0
 answers = {
     "ptrace": in_a_child("ptrace", traceme),
@@ -158,9 +158,11 @@ folder, settings = sys.argv[1:]
 path = os.path.join(folder, "file")
 open(path, "w").close()
 listener = socket.create_server(("127.0.0.1", 0))
+priority = os.getpriority(os.PRIO_PROCESS, os.getppid())
 if settings:
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
-    options = {"fork": False, "network": False, "metadata": False, "signal_only_pid": os.getpid()}
+    options = dict.fromkeys(("fork", "network", "metadata", "own_sessions"), False)
+    options["signal_only_pid"] = os.getpid()
     seccomp.install(seccomp.build(**(options | json.loads(settings))))
 
 
@@ -172,11 +174,17 @@ def tried(attempt):
     return "done"
 
 
-def fork():
+def in_a_child(action):
     pid = os.fork()
     if pid == 0:
+        try:
+            action()
+        except OSError as error:
+            os._exit(error.errno)
         os._exit(0)
-    os.waitpid(pid, 0)
+    _, status = os.waitpid(pid, 0)
+    if code := os.waitstatus_to_exitcode(status):
+        raise OSError(code, "in a child")
 
 
 def in_a_thread():
@@ -187,9 +195,12 @@ def in_a_thread():
 
 print(json.dumps({
     "thread": tried(in_a_thread),
-    "fork": tried(fork),
+    "fork": tried(lambda: in_a_child(os.getpid)),
     "vfork and exec": tried(lambda: subprocess.run([sys.executable, "-S", "-c", ""], check=True)),
     "exec": tried(lambda: os.execv("/no/such", ["such"])),
+    "leave the session": tried(lambda: in_a_child(os.setsid)),
+    "slow oneself down": tried(lambda: os.nice(1)),
+    "slow others down": tried(lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), priority)),
     "chmod": tried(lambda: os.chmod(path, 0o600)),
     "utime": tried(lambda: os.utime(path)),
     "chown": tried(lambda: os.chown(path, -1, -1)),
@@ -205,18 +216,20 @@ print(json.dumps({
 }))
 """
 FREE = {
-    **dict.fromkeys(("thread", "fork", "vfork and exec", "chmod", "utime", "chown"), "done"),
+    **dict.fromkeys(("thread", "fork", "vfork and exec", "leave the session"), "done"),
+    **dict.fromkeys(("chmod", "utime", "chown", "slow oneself down", "slow others down"), "done"),
     **dict.fromkeys(
         ("signal oneself", "signal one's thread", "signal the parent", "signal by descriptor"), "done"
     ),
     **dict.fromkeys(("tcp", "udp", "unix", "netlink", "pair"), "done"),
     "exec": "ENOENT",
 }
+MOST = {"fork": True, "network": True, "metadata": True, "own_sessions": True, "signal_only_pid": None}
 CLOSED_TO_ALL = {"chown": "EPERM", "unix": "EPERM", "netlink": "EPERM"}
 LEAST = CLOSED_TO_ALL | dict.fromkeys(
     (
         *("fork", "vfork and exec", "exec", "chmod", "utime", "tcp", "udp"),
-        *("signal the parent", "signal by descriptor"),
+        *("signal the parent", "signal by descriptor", "leave the session", "slow others down"),
     ),
     "EPERM",
 )
@@ -227,9 +240,13 @@ LEAST = CLOSED_TO_ALL | dict.fromkeys(
     [
         ("", FREE),
         ("{}", FREE | LEAST),
-        ('{"fork": true, "network": true, "metadata": true, "signal_only_pid": null}', FREE | CLOSED_TO_ALL),
+        (json.dumps(MOST), FREE | CLOSED_TO_ALL),
+        (
+            json.dumps(MOST | {"own_sessions": False}),
+            FREE | CLOSED_TO_ALL | dict.fromkeys(("leave the session", "slow others down"), "EPERM"),
+        ),
     ],
-    ids=["without", "least", "most"],
+    ids=["without", "least", "most", "most but sessions"],
 )
 def test_settings_hold_in_a_real_process(tmp_path: Path, settings: str, expected: dict[str, str]) -> None:
     assert answers(CONFINED, str(tmp_path), settings) == expected
@@ -242,7 +259,7 @@ from sandbox.linux import libc, seccomp
 
 os.chdir(sys.argv[1])
 libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
-seccomp.install(seccomp.build(fork=True, network=False, metadata=True))
+seccomp.install(seccomp.build(fork=True, network=False, metadata=True, own_sessions=True))
 said = {}
 
 
