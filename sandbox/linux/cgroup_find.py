@@ -84,9 +84,10 @@ def _enable(folder: str) -> None:
             raise
     else:
         return
-    if not _is_delegated(folder) and not set(pids_in(folder)) <= _server_processes():
+    foreign = set(pids_in(folder)) - _server_processes()
+    if foreign and not _is_delegated(folder):
         raise NoCgroup(
-            f"the cgroup {folder} holds processes that are not ours and cannot be divided",
+            f"the cgroup {folder} holds processes that are not the server's, such as {min(foreign)}",
             remedy(2, errno.EACCES),
         )
     inner = f"{folder}/{_SERVER}"
@@ -125,7 +126,7 @@ def _is_delegated(folder: str) -> bool:
 
 
 def _server_processes() -> set[int]:
-    """The process that started us, and everything that it started."""
+    """Ourselves, the process that started us, and everything that it started."""
     parents = {pid: parent for pid in _all_pids() if (parent := _parent(pid)) is not None}
     server = os.getppid()
     found = {server, os.getpid()}

@@ -451,7 +451,7 @@ class TestVersion2:
         (inhabited / "cgroup.procs").write_text(str(foreign))
         code = "try: cgroups.find()\nexcept cgroups.NoCgroup as failure: print(failure, own())"
         said = run_inside(inhabited, code)
-        assert f"the cgroup {inhabited} holds processes that are not ours" in said
+        assert f"the cgroup {inhabited} holds processes that are not the server's, such as {foreign};" in said
         assert "-p Delegate=yes" in said
         assert said.endswith(f" {inhabited.name}\n")
 
