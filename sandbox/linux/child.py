@@ -15,14 +15,25 @@ if TYPE_CHECKING:
     from sandbox.linux.cgroups import Slot
     from sandbox.linux.wire import Message
 
+PROCESSES_FD = 6
 READY, FAILED = b"R", b"E"
 
 
+def can_keep_state(level: int) -> bool:
+    """Whether a session can go back to the state before a call: its init must be able to end its own processes."""
+    return level == 4 or (level == 3 and landlock.scopes_signals())
+
+
 def seccomp_program(spec: Message, level: int) -> bytes:
-    """The filter of every child of this zygote; below L4 each needs one with its own pid."""
-    if level < 4:
-        return b""
-    return seccomp.build(fork=True, network=spec["network"], metadata=True)
+    """The filter of every child of this zygote; `for_pid` fills in the pid where a child may only signal itself."""
+    alone = can_keep_state(level)
+    return seccomp.build(
+        fork=level > 2,
+        network=spec["network"],
+        metadata=level == 4,
+        own_sessions=level == 4,
+        signal_only_pid=None if alone else seccomp.PID_TO_COME,
+    )
 
 
 def live(
@@ -34,17 +45,18 @@ def live(
     slot: Slot | None,
     *,
     session: bool,
+    keeps_state: bool,
 ) -> NoReturn:
     """Lock this process down, say so, and serve one call, or all calls of a session. Never returns."""
     try:
-        _enter(spec, level, program, channel, streams, slot)
+        _enter(spec, level, program, channel, streams, slot, session=session)
         served = socket.socket(fileno=3)
-        if session and level == 2:
+        if session and not keeps_state:
             served.send(READY)
             sessions.serve_in_place(served, spec["session_idle_s"])
         if session:
             idle_s, cpu_ns = spec["session_idle_s"], spec["limits"]["cpu_ns"]
-            sessions.Init(served, idle_s, cpu_ns, by_session=level == 3).serve()
+            sessions.Init(served, idle_s, cpu_ns, PROCESSES_FD, by_session=level == 3).serve()
         served.send(READY)
         runner.serve_one(served)
     except BaseException as error:
@@ -80,8 +92,13 @@ def _enter(
     channel: socket.socket,
     streams: tuple[int, int],
     slot: Slot | None,
+    *,
+    session: bool,
 ) -> None:
-    """Go through every wall. Afterwards 0 to 3 are stdin, stdout, stderr and the channel, and nothing else is open."""
+    """Go through every wall. Afterwards 0 to 3 are stdin, stdout, stderr and the channel, and nothing else is open.
+
+    Of a session also `PROCESSES_FD`: its init may list processes; code may not everywhere, and does not inherit it.
+    """
     walls.ordinary_signals()
     if slot is not None:
         slot.enter()
@@ -103,11 +120,16 @@ def _enter(
     os.chdir(spec["cwd"] or f"{base}/work")
     runner.OUT = f"{base}/out"
     os.environ.update(HOME=base, TMPDIR=base, SANDBOX_OUT=runner.OUT)
+    if (
+        "matplotlib" not in sys.modules
+    ):  # preloaded, it has its cache already, where this process cannot write
+        os.environ["MPLCONFIGDIR"] = f"{base}/.matplotlib"
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    walls.only_descriptors((null, null, null, channel.fileno(), *streams))
+    processes = [os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)] if session else []
+    walls.only_descriptors((null, null, null, channel.fileno(), *streams, *processes))
     walls.bound(limits, cgroup=slot is not None)
     runner.streams()
-    walls.confine(rules(spec, level, base), program or _own_program(spec, level), network=spec["network"])
+    walls.confine(rules(spec, level, base), seccomp.for_pid(program, os.getpid()), network=spec["network"])
     runner.rehearse()
     for number, fd in ((1, 4), (2, 5)):
         os.dup2(fd, number)
@@ -117,17 +139,13 @@ def _enter(
 
 def rules(spec: Message, level: int, base: str) -> list[tuple[str, int]]:
     """What Landlock lets a child touch."""
-    readable = ["/"] if level == 4 else [*spec["sources"], f"/proc/{os.getpid()}"]
+    readable = ["/"] if level == 4 else [*spec["sources"], spec["cache"], f"/proc/{os.getpid()}"]
     devices = [f"/dev/{name}" for name in tree.DEVICES]
     return [
         *((path, landlock.EXECUTE) for path in readable),
         *((path, landlock.WRITE) for path in (base, *spec["writable"])),
         *((path, landlock.WRITE) for path in devices),
     ]
-
-
-def _own_program(spec: Message, level: int) -> bytes:
-    return seccomp.build(fork=level > 2, network=spec["network"], metadata=False, signal_only_pid=os.getpid())
 
 
 def _own_randomness() -> None:

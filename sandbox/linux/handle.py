@@ -56,6 +56,7 @@ class ZygoteProcess:
             SandboxUnavailable: The interpreter cannot be executed.
         """
         self.level: IsolationLevel | None = None
+        self.keeps_state = False  # whether a session survives a call that is ended
         self.born_s = time.monotonic()
         self.calls = 0
         self.in_flight = 0
@@ -147,6 +148,7 @@ class ZygoteProcess:
         if "hello" in message:
             level = IsolationLevel(int(str(message["hello"])))
             self.level = IsolationLevel.L4_PLUS if message["cgroup"] else level
+            self.keeps_state = bool(message["keeps_state"])
             return None
         return message, fds
 

@@ -21,13 +21,15 @@ import socket
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from sandbox.linux import landlock, libc, tree, walls, wire, zygote
+from sandbox.linux import landlock, libc, memory, tree, walls, wire, zygote
 
 if TYPE_CHECKING:
     from sandbox.linux.cgroups import Home, Slot
     from sandbox.linux.wire import Message
 
 CGROUP_PREFIX = "mcp-sandbox-"
+SCRATCH_PREFIX = "mcp-sandbox-"
+_END_ROUNDS = 1000
 _BUBBLEWRAP = ("/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap")
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _INSIDE = (
@@ -171,7 +173,8 @@ def _attempt(
             wire.send(attempt.ours, spec)
             continue
         tried.append({"level": f"L{level}", **said})
-        _kill_group(first)
+        attempt.ours.close()
+        _end_descendants()
         return None
 
 
@@ -342,6 +345,7 @@ def _serve(
         if level < 4:
             libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
             os.makedirs(spec["scratch"], 0o711)
+            os.chmod(spec["scratch"], 0o711)  # noqa: S103 - children may pass through it, and list nothing
             # Inside bubblewrap a plan is made of what is there, which is what was planned outside.
             packages = [tree.inside(path) if level == 3 else path for path in spec["packages"]]
             spec["sources"] = tree.plan(packages, network=spec["network"])
@@ -354,6 +358,9 @@ def _serve(
                 libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC,
                 "size=64m,nr_inodes=4k",
             )
+        spec["cache"] = f"{spec['scratch']}/cache" if level == 2 else tree.CACHE
+        if level == 2:
+            os.mkdir(spec["cache"])
         worker = zygote.Zygote(spec, control, slots, level, attempt.succeeded, undertaker)
         worker.run()
     except BaseException as error:
@@ -459,6 +466,7 @@ def _bare(
     """L2: no outer wall; each child's own is all there is."""
     if not landlock.abi():
         raise OSError(errno.ENOSYS, "this kernel has no Landlock, or it is switched off", "landlock")
+    _sweep_scratch()
     if os.getuid() == 0:
         _check_readable_by_others(tree.plan(spec["packages"], network=spec["network"]))
     _fork_zygote(2, spec, control, lifeline, server, [], attempt)
@@ -505,13 +513,33 @@ def _wait_for(pid: int) -> None:
         pass
 
 
-def _kill_group(pid: int) -> None:
-    """End a failed attempt and everything it started."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        pass
+def _end_descendants() -> None:
+    """End a failed attempt and everything it started; what it forked comes to us, the subreaper."""
+    for _ in range(_END_ROUNDS):
+        for pid in _children():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    own = os.getpid()
+    found = []
+    for name in os.listdir("/proc"):
+        fields = memory.stat(int(name)) if name.isdigit() else None
+        if fields is not None and int(fields[1]) == own:
+            found.append(int(name))
+    return found
+
+
+def _sweep_scratch() -> None:
+    """Remove folders of launchers that were ended before they could; their names tell whose they were."""
+    for name in os.listdir(walls.TMP):
+        owner = name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
+        if name.startswith(SCRATCH_PREFIX) and owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
+            shutil.rmtree(f"{walls.TMP}/{name}", ignore_errors=True)

@@ -16,6 +16,7 @@ up. So it relies on it only for what they could do anyway: choose which of their
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -36,7 +37,9 @@ CALL_FDS = 3  # the socket of a call, its stdout and stderr
 class Init:
     """Supervises one session. `serve` never returns."""
 
-    def __init__(self, channel: socket.socket, idle_s: float, cpu_limit_ns: int, *, by_session: bool) -> None:
+    def __init__(
+        self, channel: socket.socket, idle_s: float, cpu_limit_ns: int, processes: int, *, by_session: bool
+    ) -> None:
         self.channel = channel
         self.cpu_limit_ns = cpu_limit_ns  # of one call; 0: none
         self.idle_s = idle_s
@@ -45,6 +48,7 @@ class Init:
         self.commands, self.template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.template = 0
         self.caller = 0
+        self.processes = processes
 
     def serve(self) -> NoReturn:
         self.template = os.fork()
@@ -52,6 +56,7 @@ class Init:
             self.channel.close()
             self.requests.close()
             self.commands.close()
+            os.close(self.processes)
             live(self.caller_end, self.template_end)
         self.template_end.close()
         self.caller_end.close()
@@ -69,82 +74,74 @@ class Init:
 
     def _call(self, message: Message, fds: list[int]) -> None:
         """Let the caller run one request; answer with how it ended; be ready for the next."""
-        deadline = time.monotonic() + message["wall_s"]
         begin_ns = _cpu_ns(self.caller)
         alive = os.pidfd_open(self.caller)
         wire.send(self.requests, {}, tuple(fds))
         for fd in fds:
             os.close(fd)
-        why, killed = None, False
+        how, said = self._watch(alive, time.monotonic() + message["wall_s"], begin_ns)
+        os.close(alive)
+        ending: Message = {
+            "cpu_ns": max(_cpu_ns(self.caller) - begin_ns, 0),
+            "peak_bytes": _peak_bytes(self.caller) or said.get("peak_bytes", 0),
+            "why": how if how in {"time", "cpu"} else None,
+            "ooms": 0,
+            "refused_forks": 0,
+            "status": None,
+        }
+        if how == "done":
+            wire.send(self.channel, ending)  # before the next caller is forked: nobody waits for that
+            self.template = self.caller
+            self._freeze_with_next_caller()
+            return
+        status = _status(self.caller) if how == "gone" else int(signal.SIGKILL)
+        self._sweep({self.template})
+        os.kill(self.template, signal.SIGCONT)
+        wire.send(self.commands, {"fork": True})
+        word = self._freeze_with_next_caller()
+        ending["status"] = word.get("status", int(signal.SIGKILL)) if status is None else status
+        wire.send(self.channel, ending)
+
+    def _watch(self, alive: int, deadline: float, begin_ns: int) -> tuple[str, Message]:
+        """Wait for the call's end: `"done"` with the caller's word, `"gone"`, `"killed"`, `"time"` or `"cpu"`."""
         poll = select.poll()
         for fd in (alive, self.requests.fileno(), self.channel.fileno()):
             poll.register(fd, select.POLLIN)
-        done = False
-        while not done:
+        while True:
             left = deadline - time.monotonic()
             patience = min(left, _CPU_CHECK_S) if self.cpu_limit_ns else left
             ready = {fd for fd, _ in poll.poll(max(0.0, patience) * 1000)}
             if self.requests.fileno() in ready:
                 said, _ = wire.receive(self.requests)
                 if said is not None and "done" in said:
-                    done = True
-                    break
+                    return "done", said
             if alive in ready:
-                break
+                return "gone", {}
             if self.channel.fileno() in ready:
-                wanted, _ = wire.receive(self.channel)
-                if wanted is None:
+                if wire.receive(self.channel)[0] is None:
                     os._exit(0)
-                killed = True
-                break
+                return "killed", {}
             if self.cpu_limit_ns and self._used_cpu_ns() - begin_ns > self.cpu_limit_ns:
-                why = "cpu"
-                break
+                return "cpu", {}
             if time.monotonic() >= deadline:
-                why = "time"
-                break
-        ending = {
-            "cpu_ns": max(_cpu_ns(self.caller) - begin_ns, 0),
-            "peak_bytes": _peak_bytes(self.caller),
-            "why": why,
-            "ooms": 0,
-            "refused_forks": 0,
-            "status": None if done else _status(self.caller, ended=why is None and not killed),
-        }
-        os.close(alive)
-        if done:
-            wire.send(self.channel, ending)
-            self._keep()
-        else:
-            self._sweep({self.template})
-            wire.send(self.channel, ending)
-            self._back()
+                return "time", {}
 
     def _used_cpu_ns(self) -> int:
         """CPU time of everything that the call runs."""
-        others = [pid for pid in members(self.by_session) if pid not in {os.getpid(), self.template}]
+        others = [pid for pid in self._members() if pid not in {os.getpid(), self.template}]
         return sum(map(_cpu_ns, others))
 
-    def _keep(self) -> None:
-        """The call went well: its process is the template now, and a new caller comes from it."""
-        self.template = self.caller
-        self._freeze_with_next_caller()
-
-    def _back(self) -> None:
-        """The call did not come through: fork another caller from the template."""
-        os.kill(self.template, signal.SIGCONT)
-        wire.send(self.commands, {"fork": True})
-        self._freeze_with_next_caller()
-
-    def _freeze_with_next_caller(self) -> None:
-        found = self._next_caller()
-        if found is None:
+    def _freeze_with_next_caller(self) -> Message:
+        """Wait for the template's next caller, end everything else, stop the template; returns its word."""
+        word = self._next_caller()
+        if word is None:
             os._exit(5)  # the state has no process to go on in: the session is over
-        self.caller = found
+        self.caller = int(word["caller"])
         self._sweep({self.template, self.caller})
         os.kill(self.template, signal.SIGSTOP)
+        return word
 
-    def _next_caller(self) -> int | None:
+    def _next_caller(self) -> Message | None:
         poll = select.poll()
         poll.register(self.requests, select.POLLIN)
         deadline = time.monotonic() + _FORK_S
@@ -152,14 +149,14 @@ class Init:
             if poll.poll(left * 1000):
                 said, _ = wire.receive(self.requests)
                 if said is not None and isinstance(said.get("caller"), int):
-                    return int(str(said["caller"]))
+                    return said
         return None
 
     def _sweep(self, spared: set[int]) -> None:
         """End every process of the session but init and `spared`, however fast it forks."""
         spared = {os.getpid(), *spared}
         for _ in range(_SWEEPS):
-            others = [pid for pid in members(self.by_session) if pid not in spared]
+            others = [pid for pid in self._members() if pid not in spared]
             if not others:
                 break
             for pid in others:
@@ -167,12 +164,28 @@ class Init:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-            self._reap(spared)
+            self._reap()
         else:
             os._exit(7)  # they cannot be ended one by one: end the whole namespace
-        self._reap(spared)
+        self._reap()
 
-    def _reap(self, spared: set[int]) -> None:
+    def _members(self) -> list[int]:
+        """Every living process of this session: all in the pid namespace, or all of our process session."""
+        own = os.getsid(0)
+        found = []
+        for pid in [int(name) for name in os.listdir(self.processes) if name.isdigit()]:
+            try:
+                if self.by_session and os.getsid(pid) != own:
+                    continue
+                pidfd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            if not select.select([pidfd], [], [], 0)[0]:  # readable once it ended, also before anybody waited
+                found.append(pid)
+            os.close(pidfd)
+        return found
+
+    def _reap(self) -> None:
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -190,19 +203,21 @@ def live(requests: socket.socket, commands: socket.socket) -> NoReturn:
     namespace = runner.fresh_main()
     while True:
         # Here it is a template: what it was told to keep is frozen in it. Each caller goes on below.
+        word: Message = {}
         while (caller := os.fork()) != 0:
-            wire.send(requests, {"caller": caller})
+            wire.send(requests, {"caller": caller, **word})
             if wire.receive(commands)[0] is None:
                 os._exit(0)
             try:
-                os.waitpid(caller, 0)  # the one that did not come through
+                word = {"status": os.waitpid(caller, 0)[1]}  # of the one that did not come through
             except ChildProcessError:
-                pass
+                word = {}
         message, fds = wire.receive(requests)
         if message is None or len(fds) != CALL_FDS:
             os._exit(0)
         run_call(fds, namespace)
-        wire.send(requests, {"done": True})
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        wire.send(requests, {"done": True, "peak_bytes": peak})
 
 
 def run_call(fds: list[int], namespace: Message) -> None:
@@ -249,21 +264,6 @@ def serve_in_place(channel: socket.socket, idle_s: float) -> NoReturn:
     os._exit(0)
 
 
-def members(by_session: bool) -> list[int]:
-    """Every living process of this session but zombies: all in the pid namespace, or all of our process session."""
-    found = []
-    own = os.getsid(0)
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        fields = memory.stat(int(name))
-        if fields is None or fields[0] in {b"Z", b"X"}:
-            continue
-        if not by_session or int(fields[3]) == own:
-            found.append(int(name))
-    return found
-
-
 def _cpu_ns(pid: int) -> int:
     """CPU time of a process, and of its children that were waited for (those in ticks)."""
     try:
@@ -285,7 +285,7 @@ def _peak_bytes(pid: int) -> int:
     return 0
 
 
-def _status(pid: int, *, ended: bool) -> int:
-    """What `wait(2)` would say of the caller; it is the template's child, so only its zombie can be read."""
-    fields = memory.stat(pid) if ended else None
-    return int(fields[49]) if fields and len(fields) > 49 else int(signal.SIGKILL)
+def _status(pid: int) -> int | None:
+    """What `wait(2)` would say of the caller, from its zombie: it is the template's child. `None`: not to be read."""
+    fields = memory.stat(pid)
+    return int(fields[49]) if fields and len(fields) > 49 else None

@@ -28,6 +28,7 @@ class Session:
     def __init__(self, zygote: ZygoteProcess, tenant: str, name: str) -> None:
         self.zygote: ZygoteProcess | None = zygote
         zygote.hold()
+        self.keeps_state = zygote.keeps_state
         self.key = (tenant, name)
         self.used_s = time.monotonic()
         self.lost = False
@@ -148,6 +149,10 @@ class SessionCall(Call):
             err=err,
         )
         super().__init__(taken, request, wall_s=wall_s, config=config)
+        if not session.keeps_state:
+            # One process is all there is: nobody but us can end its call, and the session goes with it.
+            self._asked = True
+            self._act_at_s = self.began_s + wall_s
 
     def _end_processes(self) -> None:
         """Ask init to end the call; the second time, end the session."""

@@ -135,6 +135,7 @@ def build(
             os.symlink(to, new + link)
     for folder in ("/tmp", "/proc", "/etc", CACHE):  # noqa: S108
         os.makedirs(new + folder, exist_ok=True)
+    os.chmod(new + CACHE, 0o777)  # noqa: S103 - for preloaded modules; read-only before any code runs
     for name, text in (("passwd", _PASSWD), ("group", _GROUP)):
         with open(f"{new}/etc/{name}", "w", encoding="ascii") as file:
             file.write(text)

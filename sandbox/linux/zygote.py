@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import random
 import select
 import signal
 import socket
@@ -94,6 +93,7 @@ class Zygote:
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if level == 4 else -1
         self.guards = not self.uses_cgroup or bool(self.limits["cpu_ns"])
         self.base_rss = 0
+        self.keeps_state = child.can_keep_state(level)  # asked here: a child may not ask any more
 
     def run(self) -> None:
         settle(self.spec, self.level)
@@ -162,6 +162,7 @@ class Zygote:
                 (out_end, err_end),
                 slot,
                 session=reply is not None,
+                keeps_state=self.keeps_state,
             )
         inner.close()
         os.close(out_end)
@@ -208,7 +209,14 @@ class Zygote:
             self.ready.remove(found)
             if not self.said_hello:
                 self.succeeded()
-                wire.send(self.control, {"hello": self.level, "cgroup": self.uses_cgroup})
+                wire.send(
+                    self.control,
+                    {
+                        "hello": self.level,
+                        "cgroup": self.uses_cgroup,
+                        "keeps_state": self.keeps_state,
+                    },
+                )
                 self.said_hello = True
             found.cpu_base_ns = found.cpu_ns()
             if found.slot is not None:
@@ -265,6 +273,8 @@ class Zygote:
         os.close(found.pidfd)
         found.status.close()
         if found.state in {"ready", "failed"}:
+            if found.reply is not None:
+                found.reply.close()
             found.channel.close()
             for fd in found.streams:
                 os.close(fd)
@@ -403,11 +413,13 @@ def settle(spec: Message, level: int) -> None:
     inside = tree.inside if level > 2 else str
     sys.path[:] = [inside(path) for path in (*sys.path, *spec["packages"])]
     sys.executable = inside(os.path.realpath(sys.executable))
+    os.environ["MPLCONFIGDIR"] = spec["cache"]
     for name in spec["preload"]:
         try:
             importlib.import_module(name)
         except BaseException as error:
             reason = f"preload: {name} cannot be imported: {type(error).__name__}: {error}"
             raise ImportError(reason) from error
-    random.seed()
+    if level == 4:
+        tree.seal()
     runner.prepare()
