@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from sandbox.selfcheck import kernel, network, processes, secrets, writes
+from sandbox.selfcheck import calls, kernel, limits, network, processes, secrets, times, writes
 from sandbox.selfcheck.model import Attack, Family, Finding, Need, Observation, Verdict
 from sandbox.selfcheck.run import run_all, run_attack, run_controls
 from sandbox.selfcheck.stage import Stage
@@ -22,6 +22,9 @@ ATTACKS: tuple[Attack, ...] = (
     *network.ATTACKS,
     *kernel.ATTACKS,
     *processes.ATTACKS,
+    *limits.ATTACKS,
+    *times.ATTACKS,
+    *calls.ATTACKS,
 )
 
 __all__ = [

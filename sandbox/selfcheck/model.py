@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sandbox.types import IsolationLevel
+from sandbox.types import IsolationLevel, SandboxConfig
 
 if TYPE_CHECKING:
     from sandbox.selfcheck.arenas import Arena
@@ -68,6 +68,9 @@ class Observation:
     trouble: str = ""
 
 
+Settings = Callable[["Stage", SandboxConfig], dict[str, Any]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack:
     """One way out, as data.
@@ -78,8 +81,8 @@ class Attack:
         function: Makes the attempt in an arena; the same function in the open (the control) and inside walls.
         needs: What must be there for the control to work.
         not_promised: Levels that do not stop it, each with the reason. A level also covers L4+ if it is L4.
-        settings: Fields of the `SandboxConfig` that it needs, as `(stage) -> fields`; attacks with the same
-            function share a sandbox.
+        settings: Fields of the `SandboxConfig` that it needs, from the stage and the configuration that is
+            checked; attacks with the same function share a sandbox.
         alone: It watches something of the whole machine, so nothing else may run beside it.
     """
 
@@ -88,7 +91,7 @@ class Attack:
     function: Callable[[Arena, Stage], Observation]
     needs: tuple[Need, ...] = ()
     not_promised: Mapping[IsolationLevel, str] = field(default_factory=dict)
-    settings: Callable[[Stage], dict[str, Any]] | None = None
+    settings: Settings | None = None
     alone: bool = False
 
 

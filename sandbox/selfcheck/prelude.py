@@ -6,8 +6,8 @@ import platform
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sandbox.selfcheck.model import Attack, Family, Need, Observation
-from sandbox.types import EndedBy, IsolationLevel, Mount
+from sandbox.selfcheck.model import Attack, Family, Need, Observation, Settings
+from sandbox.types import EndedBy, IsolationLevel, Mount, SandboxConfig
 
 if TYPE_CHECKING:
     from sandbox.selfcheck.arenas import Arena, Ran
@@ -200,7 +200,7 @@ def places():
 """
 
 
-def with_mounts(stage: Stage) -> dict[str, Any]:
+def with_mounts(stage: Stage, config: SandboxConfig) -> dict[str, Any]:
     """A folder of the host to read, and one to write."""
     return {"mounts": (Mount(source=str(stage.read_only)), Mount(source=str(stage.shared), writable=True))}
 
@@ -249,7 +249,7 @@ def snippet(
     ends: tuple[EndedBy, ...] = (),
     needs: tuple[Need, ...] = (),
     not_promised: Mapping[IsolationLevel, str] | None = None,
-    settings: Callable[[Stage], dict[str, Any]] | None = None,
+    settings: Settings | None = None,
     timeout_seconds: float | None = None,
 ) -> Attack:
     """An attack that is one piece of code, judged by what it prints."""

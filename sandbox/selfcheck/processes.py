@@ -12,6 +12,7 @@ from sandbox.selfcheck.arenas import Arena, end_processes_named
 from sandbox.selfcheck.model import Attack, Family, Need, Observation
 from sandbox.selfcheck.prelude import judge, program, snippet, with_mounts
 from sandbox.selfcheck.stage import NOBODY, Stage, processes_named, wait_until
+from sandbox.types import IsolationLevel
 
 _GONE_S = 1.0
 
@@ -300,7 +301,9 @@ def _rights(arena: Arena, stage: Stage) -> Observation:
         thread.join()
     if not found:
         return Observation(trouble="its process was not found")
-    wrong = [f"{name} {found[name]}" for name in found if name.startswith("Cap") and int(found[name], 16)]
+    # Not CapBnd: an ordinary user cannot empty it, and without new rights (NoNewPrivs) it means nothing.
+    sets = ("CapInh", "CapPrm", "CapEff", "CapAmb")
+    wrong = [f"{name} {found[name]}" for name in sets if int(found[name], 16)]
     wrong += [
         f"{name} {found[name]}"
         for name, right in (("NoNewPrivs", "1"), ("Seccomp", "2"))
@@ -342,7 +345,13 @@ ATTACKS = (
     _on_victim("have the kernel signal another process (F_SETOWN)", _OWNER),
     _on_victim("set a limit of another process (prlimit)", _PRLIMIT),
     _on_victim("slow another process down", _SLOW_DOWN),
-    _on_victim("ask the kernel about another process", _ASK),
+    _on_victim(
+        "ask the kernel about another process",
+        _ASK,
+        not_promised={
+            IsolationLevel.L2: "it shares the host's process numbers; that one is in use can be learned"
+        },
+    ),
     _outliving("leave a daemon behind", _DAEMON),
     _outliving("leave children behind that ignore every signal", _CHILDREN),
     Attack(

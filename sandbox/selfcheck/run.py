@@ -96,7 +96,7 @@ def run_all(
         controls = run_controls(stage, attacks, config, workers=workers)
     findings: dict[str, Finding] = {}
     for group in _by_sandbox(attacks):
-        fields = group[0].settings(stage) if group[0].settings else {}
+        fields = group[0].settings(stage, config) if group[0].settings else {}
         sandbox = make_sandbox(replace(config, **fields))
         try:
             findings.update(_inside(sandbox, group, controls, stage, config, workers))
@@ -150,8 +150,11 @@ def _not_promised(attack: Attack, level: IsolationLevel, config: SandboxConfig) 
 def _observed(attack: Attack, arena: Bare | Walled, stage: Stage) -> Observation:
     try:
         return attack.function(arena, stage)
-    except (SandboxError, OSError) as error:
+    except SandboxError as error:
         return Observation(trouble=f"{type(error).__name__}: {error}")
+    except Exception as error:  # whatever the code did, the server must not stumble over it
+        said = f"{type(error).__name__}: {error}"
+        return Observation(breach=f"the server raised {said}") if arena.walled else Observation(trouble=said)
 
 
 def _by_sandbox(attacks: Iterable[Attack]) -> list[list[Attack]]:

@@ -139,6 +139,7 @@ class Stage:
             self.folder.chmod(0o755)
             self.shared = self._folder("shared")
             self.read_only = self._folder("read-only")
+            self.workspace = self._folder("workspace")
             self.plant(self.read_only / "canary")
             self.secret_files = [self._file(self.folder / "secret", self.secret)]
             for place in (tempfile.gettempdir(), "/dev/shm"):  # noqa: S108 - where others' files are

@@ -8,7 +8,9 @@ from typing import Any
 from sandbox.selfcheck.arenas import Arena
 from sandbox.selfcheck.model import Attack, Family, Need, Observation
 from sandbox.selfcheck.prelude import judge, program, snippet, with_mounts
-from sandbox.selfcheck.stage import CANARY, Stage
+from sandbox.selfcheck.stage import CANARY, Stage, wait_until
+
+_GONE_S = 1.0
 
 
 def _on_canary(name: str, code: str, **more: Any) -> Attack:
@@ -33,12 +35,19 @@ def _make_files(arena: Arena, stage: Stage) -> Observation:
     found = []
     for line in ran.result.stdout.splitlines():
         path = Path(line.removeprefix("held made ")) / name
-        if line.startswith("held made ") and path.exists():
+        if not line.startswith("held made "):
+            continue
+        # A level without a file system of its own keeps them in a folder that goes with the call.
+        if not _goes_away(path, _GONE_S if arena.walled else 0):
             found.append(str(path.parent))
             path.unlink()
     return Observation(
         breach=f"made files in {' '.join(found)}"[:300] if found else "", met=judge(ran, stage).met
     )
+
+
+def _goes_away(path: Path, seconds: float) -> bool:
+    return wait_until(lambda: not path.exists(), seconds)
 
 
 def _paths(stage: Stage, arena: Arena) -> dict[str, Any]:
