@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+SANDBOX_SIDE = ("sandbox.linux.launcher", "sandbox.linux.zygote", "sandbox.linux.child")
 PROTOCOL_LIBRARIES = {"mcp", "mcp_types", "starlette", "uvicorn", "sse_starlette", "h11", "httpx2"}
 
 
@@ -164,10 +165,11 @@ RULES: dict[str, tuple[Rule, str, str]] = {
         "import importlib\nimportlib.import_module('mcp_tools.executor')",
     ),
     "settings are read in config, and handed on": (
-        # The child of the sandbox sets what code sees; the self-check plants a secret that nobody may find.
+        # The sandbox's own processes start with what the server lists, and set what code sees; the self-check
+        # plants a secret that nobody may find.
         lambda i: (
             i.touches("os.environ", "os.getenv")
-            and not i.is_by("mcp_tools.config", "sandbox.linux.child", "sandbox.selfcheck")
+            and not i.is_by("mcp_tools.config", *SANDBOX_SIDE, "sandbox.selfcheck")
         ),
         "mcp_tools.executor",
         "import os\nos.environ['HOME']",

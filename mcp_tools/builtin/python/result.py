@@ -80,30 +80,30 @@ def output(result: SandboxResult, *, session: str | None) -> ToolOutput:
         session: The name that the caller knows the session by.
     """
     files, texts, pictures = _files(result.artifacts)
-    shaped = PythonResult(
-        success=result.success,
-        stdout=result.stdout,
-        stderr=result.stderr,
-        return_code=result.return_code,
-        ended_by=str(result.ended_by),
-        error=result.error,
-        exception=result.exception,
-        value=result.value,
-        duration_ms=round(result.duration_ms, 3),
-        cpu_ms=round(result.cpu_ms, 3),
-        peak_memory_bytes=result.peak_memory_bytes,
-        stdout_dropped_bytes=result.stdout_dropped_bytes,
-        stderr_dropped_bytes=result.stderr_dropped_bytes,
-        stdout_replaced=result.stdout_replaced,
-        stderr_replaced=result.stderr_replaced,
-        session=session,
-        session_started=result.session_started,
-        session_lost=result.session_lost,
-        artifacts=files,
-        artifacts_left_out=list(result.artifacts_left_out),
-        isolation=str(result.isolation),
-        not_enforced=list(result.not_enforced),
-    )
+    structured = {
+        "success": result.success,
+        "stdout": result.stdout,
+        "stderr": result.stderr,
+        "return_code": result.return_code,
+        "ended_by": str(result.ended_by),
+        "error": result.error,
+        "exception": result.exception,
+        "value": result.value,
+        "duration_ms": round(result.duration_ms, 3),
+        "cpu_ms": round(result.cpu_ms, 3),
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "stdout_dropped_bytes": result.stdout_dropped_bytes,
+        "stderr_dropped_bytes": result.stderr_dropped_bytes,
+        "stdout_replaced": result.stdout_replaced,
+        "stderr_replaced": result.stderr_replaced,
+        "session": session,
+        "session_started": result.session_started,
+        "session_lost": result.session_lost,
+        "artifacts": [file.model_dump() for file in files],
+        "artifacts_left_out": list(result.artifacts_left_out),
+        "isolation": str(result.isolation),
+        "not_enforced": list(result.not_enforced),
+    }
     # A piece for each thing: what the code prints cannot pass for one of our own lines.
     pieces: list[str] = []
     if not result.success:
@@ -119,7 +119,7 @@ def output(result: SandboxResult, *, session: str | None) -> ToolOutput:
     if not pieces and not pictures:
         pieces.append("[no output]")
     content: list[Content] = [TextContent(text=piece) for piece in pieces]
-    return ToolOutput(content=content + pictures, structured=shaped.model_dump())
+    return ToolOutput(content=content + pictures, structured=structured)
 
 
 def picture_type(data: bytes) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mcp_tools import CallContext, ExecutionResult, ToolSystem
+from mcp_tools.types import TextContent
 from sandbox import SandboxConfig
 
 Systems = Callable[..., ToolSystem]
@@ -53,3 +54,8 @@ async def run(
     result = await system.execute("execute_python", {"code": code, **arguments}, context)
     assert result.is_success, result.error
     return result
+
+
+def texts(result: ExecutionResult) -> list[str]:
+    """Return the pieces of text in an answer."""
+    return [piece.text for piece in result.result.content if isinstance(piece, TextContent)]

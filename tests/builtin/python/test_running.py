@@ -12,12 +12,8 @@ import pytest
 
 from mcp_tools import CallContext, ErrorCode, ExecutionResult, ToolSystem
 from mcp_tools.builtin.python.result import MAX_PICTURE_BYTES, MAX_TEXT_CHARS, picture_type
-from mcp_tools.types import MediaContent, TextContent
-from tests.builtin.python.conftest import Systems, run
-
-
-def texts(result: ExecutionResult) -> list[str]:
-    return [piece.text for piece in result.result.content if isinstance(piece, TextContent)]
+from mcp_tools.types import MediaContent
+from tests.builtin.python.conftest import Systems, run, texts
 
 
 def pictures(result: ExecutionResult) -> list[MediaContent]:
@@ -190,14 +186,19 @@ async def test_what_only_calls_itself_a_picture_is_text(system: ToolSystem) -> N
     assert result.structured["artifacts"][0]["text"] == "<html>"
 
 
-async def test_open_figures_come_back_without_asking(systems: Systems, site_packages: str) -> None:
-    system = systems(packages=site_packages, timeout_seconds=60.0, max_memory_mb=512)
+@pytest.mark.parametrize("preload", [(), ("matplotlib.pyplot",)], ids=["imported", "preloaded"])
+async def test_open_figures_come_back_without_asking(
+    preload: tuple[str, ...], systems: Systems, site_packages: str
+) -> None:
+    system = systems(packages=site_packages, preload=preload, timeout_seconds=60.0, max_memory_mb=512)
     code = "import matplotlib.pyplot as plt\nplt.plot([1, 2, 3])\nprint('drawn')"
     result = await run(system, code)
     assert "drawn\n" in texts(result), result.structured
     (picture,) = pictures(result)
     assert picture.media_type == "image/png"
     assert picture_type(picture.data) == "image/png"
+    if preload:
+        assert result.structured["stderr"] == ""
 
 
 # --- Ending early -----------------------------------------------------------------------------
