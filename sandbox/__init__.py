@@ -12,9 +12,7 @@ stay small.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # not from typing, which would cost every zygote milliseconds; checkers know the name
 if TYPE_CHECKING:
     from sandbox.base import Sandbox
     from sandbox.errors import (
@@ -55,7 +53,9 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    import importlib
+
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME.get(name, "sandbox.errors")), name)

@@ -1,12 +1,11 @@
 """One call, from the server's side: sends the request, drains what comes, decides how it ended.
 
-It does no waiting of its own. Whoever drives it waits for `fileno()` (an epoll with everything in it) for at most
-`patience_s()`, then calls `advance()`; so the same code serves threads and any event loop.
+It does no waiting of its own. Whoever drives it waits for `fileno()` (an epoll with everything in it) for at
+most `patience_s()`, then calls `advance()`; so the same code serves threads and any event loop.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import select

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
-from typing import TYPE_CHECKING, NoReturn
 
 from sandbox.linux import landlock, libc, runner, seccomp, tree, walls
 from sandbox.linux import session as sessions
 
+TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from sandbox.linux.cgroups import Slot
     from sandbox.linux.wire import Message
 
@@ -20,12 +21,12 @@ READY, FAILED = b"R", b"E"
 
 
 def can_keep_state(level: int) -> bool:
-    """Whether a session can go back to the state before a call: its init must be able to end its own processes."""
+    """Whether a session can go back to the state before a call: its init must be able to end processes."""
     return level == 4 or (level == 3 and landlock.scopes_signals())
 
 
 def seccomp_program(spec: Message, level: int) -> bytes:
-    """The filter of every child of this zygote; `for_pid` fills in the pid where a child may only signal itself."""
+    """The filter of every child of this zygote; `for_pid` fills in the pid that it may signal."""
     alone = can_keep_state(level)
     return seccomp.build(
         fork=level > 2,
@@ -77,6 +78,8 @@ def _fail(channel: socket.socket, error: BaseException) -> None:
 def clean(spec: Message, level: int, pid: int) -> None:
     """Remove what a child leaves where it has no mounts of its own."""
     if level < 4:
+        import shutil
+
         shutil.rmtree(scratch(spec, pid), ignore_errors=True)
 
 
@@ -95,9 +98,11 @@ def _enter(
     *,
     session: bool,
 ) -> None:
-    """Go through every wall. Afterwards 0 to 3 are stdin, stdout, stderr and the channel, and nothing else is open.
+    """Go through every wall. Afterwards 0 to 3 are stdin, stdout, stderr and the channel, and nothing else
+    is open.
 
-    Of a session also `PROCESSES_FD`: its init may list processes; code may not everywhere, and does not inherit it.
+    Of a session also `PROCESSES_FD`: its init may list processes; code may not everywhere, and does not
+    inherit it.
     """
     walls.ordinary_signals()
     if slot is not None:

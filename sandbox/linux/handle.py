@@ -19,7 +19,10 @@ from sandbox.types import IsolationLevel
 if TYPE_CHECKING:
     from sandbox.linux.wire import Message
 
-_STARTING = "import sys; sys.path.append(sys.argv[1]); from sandbox.linux import launcher; sys.path.pop(); launcher.main(*map(int, sys.argv[2:]))"
+_STARTING = (
+    "import sys; sys.path.append(sys.argv[1]); from sandbox.linux import launcher; sys.path.pop(); "
+    "launcher.main(*map(int, sys.argv[2:]))"
+)
 _HERE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _END_S = 2.0
 _STDERR_BYTES = 4000

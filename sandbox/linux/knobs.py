@@ -41,9 +41,9 @@ def remedy(level: str, step: str, code: int) -> str:
             return "Set sysctl kernel.unprivileged_userns_clone=1."
         if _value(_UBUNTU) == "1":
             return (
-                "AppArmor keeps programs from using user namespaces: install a profile that allows `userns` for "
-                "this Python, or the package apparmor-profiles with bwrap-userns-restrict for L3, or set sysctl "
-                "kernel.apparmor_restrict_unprivileged_userns=0."
+                "AppArmor keeps programs from using user namespaces: install a profile that allows `userns` "
+                "for this Python, or the package apparmor-profiles with bwrap-userns-restrict for L3, or set "
+                "sysctl kernel.apparmor_restrict_unprivileged_userns=0."
             )
         if code in {errno.EPERM, errno.EACCES} and _in_container():
             return (

@@ -1,13 +1,14 @@
 """From an exec'd interpreter to a zygote behind the strongest outer wall that this host allows.
 
-The launcher stays outside, in the host's namespaces: it maps users, owns the cgroup, and cleans up after the last
-process. Below it, at L4:
+The launcher stays outside, in the host's namespaces: it maps users, owns the cgroup, and cleans up after the
+last process. Below it, at L4:
 
     launcher ─► reaper (pid 1 of the outer namespaces) ─► zygote (pid 2) ─► children
 
-The reaper waits for the server's end or the zygote's; when it goes, the kernel ends everything in the namespaces, at
-once and whatever state it is in. That the zygote is not pid 1 itself also keeps its pid different from the children's:
-OpenSSL notices a fork by the pid, and would give every child the same random bytes.
+The reaper waits for the server's end or the zygote's; when it goes, the kernel ends everything in the
+namespaces, at once and whatever state it is in. That the zygote is not pid 1 itself also keeps its pid
+different from the children's: OpenSSL notices a fork by the pid, and would give every child the same random
+bytes.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from __future__ import annotations
 import errno
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, NoReturn
 
 from sandbox.linux import landlock, libc, memory, tree, walls, wire, zygote
 
+TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from sandbox.linux.cgroups import Home, Slot
     from sandbox.linux.wire import Message
 
@@ -103,7 +105,7 @@ def main(control_fd: int, lifeline_fd: int, server_pid: int) -> NoReturn:
     except OSError as error:
         print(f"sandbox: {error}", file=sys.stderr)
     finally:
-        shutil.rmtree(spec["scratch"], ignore_errors=True)
+        _remove(spec["scratch"])
         if home is not None:
             home.remove(name)
     os._exit(status)
@@ -141,7 +143,7 @@ def _attempt(
     slots: list[Slot],
     tried: list[Message],
 ) -> int | None:
-    """Try one level in a process of its own; return the pid to wait for, `None` if the level cannot be had."""
+    """Try one level in a process of its own; return the pid to wait for, `None` if it cannot be had."""
     attempt = Attempt()
     first = os.fork()
     if first == 0:
@@ -185,7 +187,8 @@ def _namespaces(
     outer = _OUTER | (0 if spec["network"] else libc.CLONE_NEWNET)
     sources = tree.plan(spec["packages"], network=spec["network"])
     if os.getuid() == 0:
-        # Built as root, because the interpreter may be where only root can look; then root is given up for good.
+        # Built as root, because the interpreter may be where only root can look; then root is given up for
+        # good.
         unused_id = walls.FIRST_UNUSED_ID + os.getpid()
         libc.unshare(libc.CLONE_NEWNS, "CLONE_NEWNS")
         tree.build(sources, _mounts(spec, unused_id), links=list(spec["links"]))
@@ -209,7 +212,7 @@ def _namespaces(
 
 
 def _mounts(spec: Message, unused_id: int) -> list[tuple[int, str, bool, int]]:
-    """The folders of the host, opened in this mount namespace; each must still be the one that the server opened."""
+    """The folders of the host, opened in this mount namespace; each must be the one the server opened."""
     opened = []
     for source, target, writable, device, inode in spec["mounts"]:
         fd = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -298,9 +301,11 @@ def _fork_zygote(
 
 
 def reap(child: int, lifeline: int, server: int, graves: socket.socket) -> NoReturn:
-    """Wait for the first of: the zygote ends, the server ends, the server lets go. Then end, and so all the rest.
+    """Wait for the first of: the zygote ends, the server ends, the server lets go. Then end, and so all the
+    rest.
 
-    Meanwhile let go of the mount namespaces of children that ended, which is slow and would hold up the zygote.
+    Meanwhile let go of the mount namespaces of children that ended, which is slow and would hold up the
+    zygote.
     """
     poll = select.poll()
     zygote_end = os.pidfd_open(child)
@@ -390,7 +395,11 @@ def _bubblewrap(
     argv = bubblewrap_argv(program, spec, sources)
     python = tree.inside(os.path.realpath(sys.executable))
     argv += [python, "-I", "-S", "-c", _INSIDE, tree.inside(_PACKAGE_PARENT), *map(str, inherited)]
-    os.execve(program, argv, dict(os.environ))
+    os.execve(  # noqa: S606 - an argument list, without a shell
+        program,
+        argv,
+        dict(os.environ),
+    )
 
 
 def bubblewrap_argv(program: str, spec: Message, sources: list[str]) -> list[str]:
@@ -542,4 +551,11 @@ def _sweep_scratch() -> None:
     for name in os.listdir(walls.TMP):
         owner = name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
         if name.startswith(SCRATCH_PREFIX) and owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
-            shutil.rmtree(f"{walls.TMP}/{name}", ignore_errors=True)
+            _remove(f"{walls.TMP}/{name}")
+
+
+def _remove(folder: str) -> None:
+    if os.path.lexists(folder):
+        import shutil  # only below L4 is there anything to remove
+
+        shutil.rmtree(folder, ignore_errors=True)

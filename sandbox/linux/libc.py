@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 
-MACHINE = platform.machine()
+MACHINE = os.uname().machine
 if MACHINE not in {"x86_64", "aarch64"}:
     raise ImportError(f"the embedded sandbox knows the system calls of x86_64 and aarch64, not of {MACHINE}")
 
@@ -122,7 +121,7 @@ def drop_capabilities() -> None:
         try:
             prctl(PR_CAPBSET_DROP, capability)
         except PermissionError:
-            break  # without capabilities it only says what an executed program could gain: nothing, by no_new_privs
+            break  # without capabilities no_new_privs does as much: an executed program gains nothing
         except OSError:
             if capability <= CAP_LAST_CAP_KNOWN:
                 raise

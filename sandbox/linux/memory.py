@@ -35,7 +35,7 @@ def share_bytes(pid: int) -> int:
 
 
 def trees(roots: set[int], *, by_session: bool) -> dict[int, list[int]]:
-    """For each of `roots`, itself and all processes that come from it: its descendants, or those of its session."""
+    """For each of `roots`, itself and what comes from it: its descendants, or all of its session."""
     parents: dict[int, int] = {}
     members: dict[int, list[int]] = {root: [root] for root in roots}
     for name in os.listdir("/proc"):
@@ -69,7 +69,7 @@ def cpu_ns(pids: list[int]) -> int:
 
 
 def kill_session(leader: int) -> None:
-    """End every process of a call at L3: it cannot leave its process group, so one signal reaches all at once."""
+    """End every process of a call at L3: none can leave the process group, so one signal reaches all."""
     try:
         os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:

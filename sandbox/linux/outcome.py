@@ -21,9 +21,9 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def decide(report: dict[str, Any], ending: Ending, killed: EndedBy | None) -> tuple[EndedBy, int]:
     """What ended the call, and its return code.
 
-    Measured facts come first, in this order: that we ended it, that the zygote did, that the kernel did for its
-    memory. An exception is the code's own word, and so is that it met a limit that does not kill: no memory
-    (`MemoryError`), no disk, no more processes.
+    Measured facts come first, in this order: that we ended it, that the zygote did, that the kernel did for
+    its memory. An exception is the code's own word, and so is that it met a limit that does not kill: no
+    memory (`MemoryError`), no disk, no more processes.
     """
     status = ending.status
     if killed is not None and (status is None or os.WIFSIGNALED(status)):
@@ -72,7 +72,8 @@ def sentence(
         case EndedBy.MEMORY:
             return f"the memory limit of {config.max_memory_mb} MiB was reached"
         case EndedBy.OUTPUT:
-            return f"stopped because of a flood of output; {config.max_output_bytes} bytes of each stream are kept"
+            kept = config.max_output_bytes
+            return f"stopped because of a flood of output; {kept} bytes of each stream are kept"
         case EndedBy.PROCESSES:
             return f"the limit of {config.max_processes} processes and threads was reached"
         case EndedBy.DISK:
@@ -84,7 +85,7 @@ def sentence(
 def artifacts(
     report: dict[str, Any], blobs: list[bytes], config: SandboxConfig
 ) -> tuple[tuple[Artifact, ...], tuple[str, ...]]:
-    """The files that came back, with names that cannot lead anywhere, within the limits whatever the code says."""
+    """The files that came back, under names that cannot lead anywhere, within the limits."""
     found: list[Artifact] = []
     left_out: list[str] = []
     total = 0

@@ -1,7 +1,8 @@
-"""Runs code inside a child: as `__main__`, with the value of its last expression, and reports once at the end.
+"""Runs code inside a child: as `__main__`, with the value of its last expression, and reports once at the
+end.
 
-Everything here happens inside the walls and in the same process as the code, which can change all of it. So the report
-is only what the code says of itself; how the call ended is measured outside.
+Everything here happens inside the walls and in the same process as the code, which can change all of it. So
+the report is only what the code says of itself; how the call ended is measured outside.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ import threading
 import traceback
 import types
 
-from typing import TYPE_CHECKING
-
 from sandbox.linux import wire
 
+TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
     from typing import Any
 
@@ -35,7 +35,8 @@ MAX_VALUE_CHARS = 10_000
 MAX_NAME_CHARS = 512
 OUT = "/tmp/out"  # noqa: S108 - inside the sandbox
 REHEARSALS = (
-    "import sys\ndef f(n):\n    return [str(i) + 'a' for i in range(n)]\nprint(len(f(50)), {'a': 1.5})\nsum(range(100))",
+    "import sys\ndef f(n):\n    return [str(i) + 'a' for i in range(n)]\n"
+    "print(len(f(50)), {'a': 1.5})\nsum(range(100))",
     "class A:\n    x: int = 1\nprint('b', file=__import__('sys').stderr)\nraise ValueError('rehearsal')",
 )
 
@@ -94,7 +95,7 @@ def shorten(text: str) -> str:
 
 
 def rehearse() -> None:
-    """Run two snippets through the real path, so that the pages that code needs are this process's own already."""
+    """Run two snippets through the real path, so that the pages that code needs are there already."""
     for code in REHEARSALS:
         said = run(code, fresh_main(), "<rehearsal>")
         json.dumps(said)
@@ -103,7 +104,7 @@ def rehearse() -> None:
 
 
 def finish(said: Message) -> None:
-    """What an interpreter does at its end: wait for threads, run exit functions. Their errors go to stderr."""
+    """What an interpreter does at its end: wait for threads, run exit functions. Errors go to stderr."""
     for step in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
         try:
             step()

@@ -11,10 +11,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from typing import TYPE_CHECKING
 
 from sandbox.linux import libc, syscalls
 
+TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

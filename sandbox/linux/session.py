@@ -1,16 +1,19 @@
-"""A session inside its walls: a trusted init, a frozen copy of the last good state, and a process that waits for code.
+"""A session inside its walls: a trusted init, a frozen copy of the last good state, and a process that waits
+for code.
 
     init (pid 1) ─┬─ template   the state after the last call that went well, stopped
                   └─ caller     forked from it, waits for the next call
 
-The caller runs the code itself. If it comes through, it becomes the template and forks the next caller; if it is ended
-or crashes, the template forks another one, as if the call had never been. Between calls nothing runs: everything
-but these three is ended, and the template is stopped, so threads that a call left behind do not go on.
+The caller runs the code itself. If it comes through, it becomes the template and forks the next caller; if
+it is ended or crashes, the template forks another one, as if the call had never been. Between calls nothing
+runs: everything but these three is ended, and the template is stopped, so threads that a call left behind do
+not go on.
 
 What a fork does not copy is not part of the state: threads, and processes that the code started.
 
-Init talks to the server (channel) and to the others (sockets of its own); what these tell it, user code may have made
-up. So it relies on it only for what they could do anyway: choose which of their own processes go on.
+Init talks to the server (channel) and to the others (sockets of its own); what these tell it, user code may
+have made up. So it relies on it only for what they could do anyway: choose which of their own processes go
+on.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ import select
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING, NoReturn
 
 from sandbox.linux import memory, runner, wire
 
+TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from sandbox.linux.wire import Message
 
 _FORK_S = 5.0  # to fork the next caller; a fork of 2 GB takes 12 ms
@@ -103,7 +108,7 @@ class Init:
         wire.send(self.channel, ending)
 
     def _watch(self, alive: int, deadline: float, begin_ns: int) -> tuple[str, Message]:
-        """Wait for the call's end: `"done"` with the caller's word, `"gone"`, `"killed"`, `"time"` or `"cpu"`."""
+        """Wait for the end: `"done"` with the caller's word, `"gone"`, `"killed"`, `"time"` or `"cpu"`."""
         poll = select.poll()
         for fd in (alive, self.requests.fileno(), self.channel.fileno()):
             poll.register(fd, select.POLLIN)
@@ -240,7 +245,7 @@ def run_call(fds: list[int], namespace: Message) -> None:
 
 
 def serve_in_place(channel: socket.socket, idle_s: float) -> NoReturn:
-    """Where nothing may fork: one process runs every call of the session, and goes with the first that is ended."""
+    """Where nothing may fork: one process runs every call, and goes with the first that is ended."""
     namespace = runner.fresh_main()
     poll = select.poll()
     poll.register(channel, select.POLLIN)
@@ -286,6 +291,6 @@ def _peak_bytes(pid: int) -> int:
 
 
 def _status(pid: int) -> int | None:
-    """What `wait(2)` would say of the caller, from its zombie: it is the template's child. `None`: not to be read."""
+    """What `wait(2)` would say of the caller, read from its zombie; `None` where it cannot be read."""
     fields = memory.stat(pid)
     return int(fields[49]) if fields and len(fields) > 49 else None

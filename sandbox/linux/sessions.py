@@ -225,7 +225,8 @@ class Sessions:
                     idle = [each for each in self._sessions.values() if each.waiting == 0]
                     if not idle:
                         raise SandboxError(
-                            f"there are {self._limit} sessions already, all busy; end one, or call without one"
+                            f"there are {self._limit} sessions already, all busy; "
+                            "end one, or call without one"
                         )
                     dropped.append(self._sessions.pop(min(idle, key=lambda each: each.used_s).key))
                 found = self._sessions[tenant, name] = Session(zygote, tenant, name)

@@ -1,4 +1,4 @@
-"""From a `SandboxConfig` to what the launcher is told, and which interpreter it runs. Nothing is started here."""
+"""From a `SandboxConfig` to what the launcher is told, and which interpreter it runs. Starts nothing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Plan:
     config: SandboxConfig
 
     def message(self, *, scratch: str) -> Message:
-        """What goes to the launcher; see launcher.py. `scratch`: a new folder for levels without own mounts."""
+        """What goes to the launcher. `scratch`: a folder that it may make, for levels without own mounts."""
         config = self.config
         return {
             "packages": list(self.site_packages),

@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 class Tenant:
-    """The zygotes of one tenant: the one in use, at times its replacement, and those that still finish calls."""
+    """The zygotes of one tenant: the one in use, its replacement, and those that still finish calls."""
 
     def __init__(self, plan: Plan, owner: Tenants) -> None:
         self._plan = plan

@@ -1,7 +1,8 @@
 """The file system that code sees: built once by the zygote, read-only, from folders opened as descriptors.
 
-`plan` thinks, `build` acts: `plan` says which folders of the host the interpreter needs, `build` opens all of them before
-it hides anything, because a virtual environment may live under the very folder that is mounted over.
+`plan` thinks, `build` acts: `plan` says which folders of the host the interpreter needs, `build` opens all
+of them before it hides anything, because a virtual environment may live under the very folder that is
+mounted over.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _LINKS = {
     "stdout": "/proc/self/fd/1",
     "stderr": "/proc/self/fd/2",
 }
-_PASSWD = "sandbox:x:1000:1000:sandbox:/tmp:/bin/false\n"
+_PASSWD = "sandbox:x:1000:1000:sandbox:/tmp:/bin/false\n"  # noqa: S105 - x: no password
 _GROUP = "sandbox:x:1000:\n"
 _CACHE_MB = 64  # what preloaded modules may write, such as a cache of fonts
 CACHE = "/var/cache/sandbox"
@@ -34,12 +35,12 @@ MOUNT_POINTS = ("/tmp", "/mnt", "/run", "/var")  # noqa: S108 - somewhere to han
 
 
 def inside(path: str) -> str:
-    """Where a path of the host is found in the tree: at the same path, unless a call's own `/tmp` would hide it."""
+    """Where a path of the host is in the tree: the same, unless a call's own `/tmp` would hide it."""
     return f"/opt{path}" if path.startswith("/tmp/") else path  # noqa: S108
 
 
 def stdlib() -> list[str]:
-    """Where this interpreter finds its standard library; it runs with `-I -S`, so this is all of `sys.path`."""
+    """Where this interpreter finds its standard library: with `-I -S` that is all of `sys.path`."""
     return [path for path in sys.path if os.path.isabs(path) and os.path.exists(path)]
 
 
@@ -140,7 +141,8 @@ def build(
         with open(f"{new}/etc/{name}", "w", encoding="ascii") as file:
             file.write(text)
 
-    # The kernel lets nobody mount a /proc who does not see one already. The zygote's own goes on top of this one.
+    # The kernel lets nobody mount a /proc who does not see one already. The zygote's own goes on top of this
+    # one.
     libc.mount("/proc", f"{new}/proc", None, libc.MS_BIND | libc.MS_REC)
 
     os.chdir(new)

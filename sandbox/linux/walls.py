@@ -1,7 +1,7 @@
 """What a child does before it may run code, in the order that makes it safe. Nothing here is undone.
 
-At L4 the zygote forks each child into a pid namespace of its own; everything else a child does by itself, while it is
-idle, so that no call waits for it.
+At L4 the zygote forks each child into a pid namespace of its own; everything else a child does by itself,
+while it is idle, so that no call waits for it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How the server, the zygote and its children talk: small JSON messages with descriptors, and framed reports.
 
 Control and status sockets are `SOCK_SEQPACKET`: one message is one packet. A channel between the server and a
-child is a stream: 4 bytes of length (little-endian), a JSON header of that length, then the blobs that the header
-announces. What comes from a child is read with limits and never trusted; see call.py.
+child is a stream: 4 bytes of length (little-endian), a JSON header of that length, then the blobs that the
+header announces. What comes from a child is read with limits and never trusted; see call.py.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import array
 import json
 import socket
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
     from typing import Any
 

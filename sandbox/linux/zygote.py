@@ -1,8 +1,8 @@
 """The zygote: one small, single-threaded process that everything else is forked from.
 
-It keeps children ready, hands each to the server as a set of descriptors, ends those that pass a limit, and says how
-each one ended. It never reads what a child writes, except for one byte that says "ready". It needs no event loop of
-the server, so limits hold while the server is busy or stopped.
+It keeps children ready, hands each to the server as a set of descriptors, ends those that pass a limit, and
+says how each one ended. It never reads what a child writes, except for one byte that says "ready". It needs
+no event loop of the server, so limits hold while the server is busy or stopped.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from sandbox.linux import child, libc, memory, runner, tree, wire
 
+TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -186,7 +186,8 @@ class Zygote:
             return
         self.failures = 0
         if self.level == 4:
-            # Taking a mount namespace apart waits for every CPU. Holding it lets the child end without that wait.
+            # Taking a mount namespace apart waits for every CPU. Holding it lets the child end without that
+            # wait.
             found.mounts_fd = os.open(f"/proc/{found.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         found.state = "ready"
         self.ready.append(found)
