@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import NamedTuple, Self, cast
 
-from sandbox.errors import SandboxBusy, SandboxClosed, SandboxConfigError, SandboxDied, SandboxError
+from sandbox.errors import Missing, SandboxBusy, SandboxClosed, SandboxConfigError, SandboxDied, SandboxError
 from sandbox.linux import wire
 from sandbox.linux.call import Call
 from sandbox.linux.handle import ZygoteProcess
@@ -62,6 +62,11 @@ class PythonSandbox:
     def level(self) -> IsolationLevel | None:
         """The level that calls run at; `None` before the first one."""
         return self._tenants.level
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """Why the level is not higher; empty at L4+, and before the first call."""
+        return self._tenants.missing
 
     def execute_sync(
         self,

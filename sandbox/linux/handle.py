@@ -9,9 +9,9 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from sandbox.errors import SandboxDied, SandboxError, SandboxUnavailable
+from sandbox.errors import Missing, SandboxDied, SandboxError, SandboxUnavailable
 from sandbox.linux import knobs, wire
 from sandbox.linux.spec import Plan
 from sandbox.types import IsolationLevel
@@ -59,6 +59,7 @@ class ZygoteProcess:
             SandboxUnavailable: The interpreter cannot be executed.
         """
         self.level: IsolationLevel | None = None
+        self.missing: tuple[Missing, ...] = ()  # why the level is not higher
         self.keeps_state = False  # whether a session survives a call that is ended
         self.born_s = time.monotonic()
         self.calls = 0
@@ -148,6 +149,9 @@ class ZygoteProcess:
             raise SandboxDied(self._last_words())
         if "refused" in message:
             raise self._refusal(message["refused"])
+        if "tried" in message:
+            self.missing = tuple(knobs.missing(each) for each in cast("list[Message]", message["tried"]))
+            return None
         if "hello" in message:
             level = IsolationLevel(int(str(message["hello"])))
             self.level = IsolationLevel.L4_PLUS if message["cgroup"] else level

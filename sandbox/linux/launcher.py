@@ -99,6 +99,8 @@ def main(control_fd: int, lifeline_fd: int, server_pid: int) -> NoReturn:
         if pid is None:
             wire.send(control, {"refused": tried})
         else:
+            if tried:
+                wire.send(control, {"tried": tried})
             control.close()
             _wait_for(pid)
             status = 0

@@ -217,6 +217,7 @@ def live(requests: socket.socket, commands: socket.socket) -> NoReturn:
                 word = {"status": os.waitpid(caller, 0)[1]}  # of the one that did not come through
             except ChildProcessError:
                 word = {}
+        runner.warm_up()
         message, fds = wire.receive(requests)
         if message is None or len(fds) != CALL_FDS:
             os._exit(0)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from sandbox.errors import SandboxClosed, SandboxDied
+from sandbox.errors import Missing, SandboxClosed, SandboxDied
 from sandbox.linux.handle import Taken, ZygoteProcess
 from sandbox.linux.spec import Plan
 
@@ -102,7 +102,7 @@ class Tenant:
             raise
         if result:
             self._deaths = 0
-            self._owner.level = current.level
+            self._owner.level, self._owner.missing = current.level, current.missing
         return result
 
     def register(self, epoll: select.epoll) -> None:
@@ -158,6 +158,7 @@ class Tenants:
         self._tenants: dict[str, Tenant] = {}
         self.closed = False
         self.level: IsolationLevel | None = None
+        self.missing: tuple[Missing, ...] = ()
 
     def of(self, name: str) -> Tenant:
         """The tenant of that name; over the limit, the one that was idle for longest ends.
