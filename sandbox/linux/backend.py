@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import time
@@ -81,9 +82,9 @@ class PythonSandbox:
         try:
             while True:
                 wait = next(work)
-                with select.epoll() as epoll:
-                    epoll.register(wait.fd, select.EPOLLIN)
-                    epoll.poll(wait.seconds)
+                poll = select.poll()
+                poll.register(wait.fd, select.POLLIN)
+                poll.poll(math.ceil(wait.seconds * 1000))
         except StopIteration as done:
             return cast("SandboxResult", done.value)
         finally:

@@ -27,6 +27,9 @@ _READ_BYTES = 256 * 1024
 _READS_AT_ONCE = 16  # of one stream before the others get their turn
 _FLOOD_FACTOR, _FLOOD_BYTES = 16, 16 * 1024**2
 _HEADER_BYTES = 256 * 1024  # of a report: its texts are bounded far below this
+# Output waits in its pipe at first: most calls are over by then, and waking up for each line of theirs would
+# cost them the CPU that they run on. A call that fills the pipe waits this long once.
+_QUIET_S = 0.002
 _BACKSTOP_S = 0.5  # after which the server ends a call that the zygote should have ended
 _REPORT_S = 2.0  # for the zygote's word on a child that was killed
 
@@ -103,17 +106,15 @@ class Call:
         self._epoll = select.epoll()
         for fd in (taken.out, taken.err):
             os.set_blocking(fd, False)
-            self._epoll.register(fd, select.EPOLLIN)
         self._epoll.register(taken.status, select.EPOLLIN)
         self.began_s = time.monotonic()
         self._wall_s = wall_s
         self._act_at_s = self.began_s + wall_s + _BACKSTOP_S
-        self._listening = False
-        self._send()
-        waiting = select.EPOLLIN | (select.EPOLLOUT if self._request else 0)
-        self._epoll.register(taken.channel, waiting)
-        self._listening = True
         self.ended_s = self.began_s
+        self._listening = self._channel_watched = False
+        self._send()
+        if self._request:
+            self._listen()
 
     def fileno(self) -> int:
         """Readable when `advance` has something to do."""
@@ -121,7 +122,8 @@ class Call:
 
     def patience_s(self) -> float:
         """How long to wait for `fileno` before `advance` should look at the clock."""
-        return max(0.0, self._act_at_s - time.monotonic())
+        act_at_s = self._act_at_s if self._listening else min(self._act_at_s, self.began_s + _QUIET_S)
+        return max(0.0, act_at_s - time.monotonic())
 
     def advance(self) -> None:
         """Take in whatever is there. Sets `done` when the call is over."""
@@ -139,11 +141,21 @@ class Call:
                     self._epoll.unregister(fd)
                 if stream.dropped_bytes > self._flood and not self.killed:
                     self.kill(EndedBy.OUTPUT)
-        if self.ending is None and time.monotonic() >= self._act_at_s:
+        now = time.monotonic()
+        if not self._listening and now >= self.began_s + _QUIET_S:
+            self._listen()
+        if self.ending is None and now >= self._act_at_s:
             self._overdue()
         if self.ending is not None:
             self._drain_rest()
             self.done = True
+
+    def _listen(self) -> None:
+        """From now on wake up for output and for the report too, not only for the end."""
+        self._listening = self._channel_watched = True
+        for fd in (self.taken.out, self.taken.err):
+            self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(self.taken.channel, select.EPOLLIN | (select.EPOLLOUT if self._request else 0))
 
     def kill(self, why: EndedBy) -> None:
         """End every process of the call now; `advance` hears of it."""
@@ -204,7 +216,7 @@ class Call:
                 self._request = memoryview(b"")  # it ended without reading; its status will say how
                 break
             self._request = self._request[sent:]
-        if self._listening:
+        if self._channel_watched:
             self._epoll.modify(self.taken.channel, select.EPOLLIN)
 
     def _receive(self) -> None:
@@ -216,10 +228,10 @@ class Call:
             except OSError:
                 data = b""
             if not data:
-                if self._listening:
+                if self._channel_watched:
                     # Not just without interest: a closed channel would still wake us up, again and again.
                     self._epoll.unregister(self.taken.channel)
-                    self._listening = False
+                    self._channel_watched = False
                 return
             if len(self._report) < self._report_limit:
                 self._report += data
