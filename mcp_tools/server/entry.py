@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ from mcp_tools.types import DEFAULT_CONFIRM_TIMEOUT_S, REACHES_LOOPBACK
 
 if TYPE_CHECKING:
     from mcp_tools.system import ToolSystem
+
+logger = logging.getLogger(__name__)
 
 Transport = Literal["stdio", "sse", "http"]
 TRANSPORTS: Final = ("stdio", "sse", "http")
@@ -116,8 +119,11 @@ def run(
     try:
         return asyncio.run(main())
     finally:
-        if on_end is not None:
-            on_end()
+        try:
+            if on_end is not None:
+                on_end()
+        except Exception:
+            logger.exception("not everything could be closed")
         end_children()
         if transport == "stdio":
             # Whatever is printed from here on must not follow the last message.

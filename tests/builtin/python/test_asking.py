@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import astuple
@@ -23,6 +24,7 @@ from mcp_tools.registry import ToolRegistry
 from mcp_tools.server import serve
 from mcp_tools.types import REACHES_LOOPBACK
 from sandbox import Mount, SandboxConfig
+from tests.builtin.python.conftest import Systems, run
 from tests.cli.conftest import ROOT, command
 
 
@@ -110,6 +112,22 @@ async def test_always_asking_works_for_closed_sandboxes_and_a_yes_runs_the_code(
             "execute_python", {"code": "print('ran')"}, CallContext(confirmed=True)
         )
         assert done.structured["stdout"] == "ran\n"
+
+
+async def test_only_with_the_network_allowed_does_code_reach_a_port_of_this_machine(
+    systems: Systems,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        code = f"import socket; socket.create_connection(('127.0.0.1', {listener.getsockname()[1]}), 2)\nNone"
+        reached = await run(systems(allow_network=True), code, context=CallContext(confirmed=True))
+        listener.settimeout(5)
+        listener.accept()[0].close()
+        assert reached.structured["success"]
+        refused = await run(systems(timeout_seconds=10.0), code)
+        assert refused.structured["exception"] in ("PermissionError", "OSError", "ConnectionRefusedError")
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 # --- What a model is told ---------------------------------------------------------------------
