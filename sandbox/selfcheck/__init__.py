@@ -11,7 +11,18 @@
 
 from __future__ import annotations
 
-from sandbox.selfcheck import calls, kernel, limits, network, processes, secrets, times, writes
+from sandbox.selfcheck import (
+    calls,
+    kernel,
+    lies,
+    limits,
+    network,
+    processes,
+    secrets,
+    sessions,
+    times,
+    writes,
+)
 from sandbox.selfcheck.model import Attack, Family, Finding, Need, Observation, Verdict
 from sandbox.selfcheck.run import run_all, run_attack, run_controls
 from sandbox.selfcheck.stage import Stage
@@ -25,6 +36,8 @@ ATTACKS: tuple[Attack, ...] = (
     *limits.ATTACKS,
     *times.ATTACKS,
     *calls.ATTACKS,
+    *sessions.ATTACKS,
+    *lies.ATTACKS,
 )
 
 __all__ = [

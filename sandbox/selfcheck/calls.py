@@ -104,6 +104,8 @@ sys.path.insert(0, "/" + T["name"])
 os.environ["PLANTED"] = T["name"]
 json.load = lambda *_: T["name"]
 sys.stdout.planted = T["name"]
+os.makedirs("planted", exist_ok=True)
+os.chdir("planted")
 os.umask(0o707)
 signal.signal(signal.SIGUSR1, lambda *_: None)
 resource.setrlimit(resource.RLIMIT_NOFILE, (33, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -111,8 +113,6 @@ attempt(os.nice, 3)
 planted_thread = threading.Thread(target=time.sleep, args=(1,), name=T["name"], daemon=True)
 attempt(planted_thread.start)
 label(T["name"])
-os.makedirs("planted", exist_ok=True)
-os.chdir("planted")
 held("planted")
 """
 
@@ -382,26 +382,6 @@ def _in_workspace(stage: Stage, config: SandboxConfig) -> dict[str, Any]:
     return {"working_dir": str(stage.workspace)}
 
 
-_REMEMBER = "kept = T['name']\nbuiltin = __import__('builtins')\nbuiltin.kept = T['name']\nheld('kept')"
-_RECALL = (
-    "breach('found it') if 'kept' in globals() or hasattr(__import__('builtins'), 'kept') else held('no')"
-)
-
-
-def _sessions(arena: Arena, stage: Stage) -> Observation:
-    """Sessions of another name, and of another tenant under the same name."""
-    name = stage.name()
-    plant, look = program(_REMEMBER, name=name), program(_RECALL, name=name)
-    if not arena.walled:
-        return judge(arena.run(f"{plant}\n{look}"), stage)
-    places = [(name, ""), (name, "other"), (f"{name}-other", ""), (None, "")]
-    planted = judge(arena.run(plant, session=name), stage)
-    seen = [judge(arena.run(look, session=session, tenant=tenant), stage) for session, tenant in places]
-    if not planted.met or not seen[0].breach:
-        return Observation(trouble=f"the session keeps nothing: {planted.trouble} {seen[0]}")
-    return next((each for each in seen[1:] if each.breach), seen[1])
-
-
 ATTACKS = (
     _calls("find a file that an earlier call left", _one_after_another(_PLANT_FILES, _FIND_FILES)),
     _calls(
@@ -417,7 +397,6 @@ ATTACKS = (
         _one_after_another(_PLANT_MEMORY, _FIND_MEMORY, in_one=True),
     ),
     _calls("see or touch a call that runs at the same time", _at_once),
-    _calls("read a session of another name or tenant", _sessions),
     _calls("get the same random numbers as another call", _random, settings=_preloaded),
     _calls("have the next call run or follow what it left", _shadows, settings=_in_workspace),
 )
