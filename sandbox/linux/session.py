@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sandbox.linux.wire import Message
 
 _FORK_S = 5.0  # to fork the next caller; a fork of 2 GB takes 12 ms
-_SWEEPS = 200
+_SWEEP_S = 2.0
 _CPU_CHECK_S = 0.02
 CALL_FDS = 3  # the socket of a call, its stdout and stderr
 
@@ -133,8 +133,10 @@ class Init:
 
     def _used_cpu_ns(self) -> int:
         """CPU time of everything that the call runs."""
-        others = [pid for pid in self._members() if pid not in {os.getpid(), self.template}]
-        return sum(map(_cpu_ns, others))
+        found = self._members({os.getpid(), self.template})
+        for pidfd in found.values():
+            os.close(pidfd)
+        return sum(map(_cpu_ns, found))
 
     def _freeze_with_next_caller(self) -> Message:
         """Wait for the template's next caller, end everything else, stop the template; returns its word."""
@@ -159,35 +161,35 @@ class Init:
 
     def _sweep(self, spared: set[int]) -> None:
         """End every process of the session but init and `spared`, however fast it forks."""
-        spared = {os.getpid(), *spared}
-        for _ in range(_SWEEPS):
-            others = [pid for pid in self._members() if pid not in spared]
-            if not others:
-                break
-            for pid in others:
+        deadline = time.monotonic() + _SWEEP_S
+        while others := self._members({os.getpid(), *spared}):
+            if time.monotonic() >= deadline:
+                os._exit(7)  # they cannot be ended one by one: end the whole session
+            for pidfd in others.values():
                 try:
-                    os.kill(pid, signal.SIGKILL)
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-            self._reap()
-        else:
-            os._exit(7)  # they cannot be ended one by one: end the whole namespace
+            for pidfd in others.values():
+                select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
+                os.close(pidfd)
         self._reap()
 
-    def _members(self) -> list[int]:
-        """Every living process of this session: all in the pid namespace, or all of our process session."""
+    def _members(self, spared: set[int]) -> dict[int, int]:
+        """Living processes and their descriptors: all of the pid namespace, or of our process session."""
         own = os.getsid(0)
-        found = []
+        found = {}
         for pid in [int(name) for name in os.listdir(self.processes) if name.isdigit()]:
             try:
-                if self.by_session and os.getsid(pid) != own:
+                if pid in spared or (self.by_session and os.getsid(pid) != own):
                     continue
                 pidfd = os.pidfd_open(pid)
             except ProcessLookupError:
                 continue
-            if not select.select([pidfd], [], [], 0)[0]:  # readable once it ended, also before anybody waited
-                found.append(pid)
-            os.close(pidfd)
+            if select.select([pidfd], [], [], 0)[0]:  # it ended, though nobody may have waited for it yet
+                os.close(pidfd)
+            else:
+                found[pid] = pidfd
         return found
 
     def _reap(self) -> None:
