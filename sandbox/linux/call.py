@@ -246,12 +246,12 @@ class Call:
             message = self._without_word()
         said: Any = self._heard(message)
         self.ending = Ending(
-            status=said["status"],
-            cpu_ns=said["cpu_ns"],
-            peak_bytes=said["peak_bytes"],
-            why=said["why"],
-            ooms=said["ooms"],
-            refused_forks=said["refused_forks"],
+            status=None if said["status"] is None else _number(said["status"]),
+            cpu_ns=_number(said["cpu_ns"]),
+            peak_bytes=_number(said["peak_bytes"]),
+            why=said["why"] if said["why"] in set(EndedBy) else None,
+            ooms=_number(said["ooms"]),
+            refused_forks=_number(said["refused_forks"]),
         )
 
     def _heard(self, said: Message) -> Message:
@@ -298,6 +298,11 @@ class Call:
         except (ValueError, TypeError, KeyError, RecursionError):
             return {}, []
         return said, blobs
+
+
+def _number(said: object) -> int:
+    """A session's init repeats some numbers that its code may have made up."""
+    return said if isinstance(said, int) and 0 <= said < 2**63 else 0
 
 
 def _without_torn_end(data: bytes) -> bytes:

@@ -194,6 +194,7 @@ def _namespaces(
         unused_id = walls.FIRST_UNUSED_ID + os.getpid()
         libc.unshare(libc.CLONE_NEWNS, "CLONE_NEWNS")
         tree.build(sources, _mounts(spec, unused_id), links=list(spec["links"]))
+        os.setgroups([])  # inside the namespace it is too late: root's groups would stay
         libc.unshare(outer | libc.CLONE_NEWNS, "CLONE_NEWUSER|NEWPID|NEWNET|…")
         attempt.ask({"map": unused_id})
         os.setresgid(walls.INNER_ID, walls.INNER_ID, walls.INNER_ID)

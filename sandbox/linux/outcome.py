@@ -6,19 +6,20 @@ import errno
 import mimetypes
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sandbox.types import Artifact, EndedBy, SandboxConfig
 
 if TYPE_CHECKING:
     from sandbox.linux.call import Ending
+    from sandbox.linux.wire import Message
 
 ENDED_BY_US = -1
 _MAX_TEXT_CHARS = 600
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def decide(report: dict[str, Any], ending: Ending, killed: EndedBy | None) -> tuple[EndedBy, int]:
+def decide(report: Message, ending: Ending, killed: EndedBy | None) -> tuple[EndedBy, int]:
     """What ended the call, and its return code.
 
     Measured facts come first, in this order: that we ended it, that the zygote did, that the kernel did for
@@ -37,13 +38,19 @@ def decide(report: dict[str, Any], ending: Ending, killed: EndedBy | None) -> tu
         if number == signal.SIGXCPU:
             return EndedBy.CPU, ENDED_BY_US
         return EndedBy.CRASH, -number
-    code = int(report.get("exit_code") or 0) if status is None else os.WEXITSTATUS(status)
+    code = _exit_code(report) if status is None else os.WEXITSTATUS(status)
     if code == 0 or not isinstance(report.get("exception"), str):
         return EndedBy.EXIT, code
     return _limit_met(report, ending), code
 
 
-def _limit_met(report: dict[str, Any], ending: Ending) -> EndedBy:
+def _exit_code(report: Message) -> int:
+    """The code's own word; whoever says nothing that makes sense did not come through."""
+    said = report.get("exit_code")
+    return said if isinstance(said, int) and 0 <= said <= 255 else 1
+
+
+def _limit_met(report: Message, ending: Ending) -> EndedBy:
     name, number = report["exception"], report.get("errno")
     if name == "MemoryError" or ending.ooms:
         return EndedBy.MEMORY
@@ -83,7 +90,7 @@ def sentence(
 
 
 def artifacts(
-    report: dict[str, Any], blobs: list[bytes], config: SandboxConfig
+    report: Message, blobs: list[bytes], config: SandboxConfig
 ) -> tuple[tuple[Artifact, ...], tuple[str, ...]]:
     """The files that came back, under names that cannot lead anywhere, within the limits."""
     found: list[Artifact] = []

@@ -88,7 +88,7 @@ class Init:
         os.close(alive)
         ending: Message = {
             "cpu_ns": max(_cpu_ns(self.caller) - begin_ns, 0),
-            "peak_bytes": _peak_bytes(self.caller) or said.get("peak_bytes", 0),
+            "peak_bytes": _peak_bytes(self.caller) or _whole(said.get("peak_bytes")),
             "why": how if how in {"time", "cpu"} else None,
             "ooms": 0,
             "refused_forks": 0,
@@ -104,7 +104,7 @@ class Init:
         os.kill(self.template, signal.SIGCONT)
         wire.send(self.commands, {"fork": True})
         word = self._freeze_with_next_caller()
-        ending["status"] = word.get("status", int(signal.SIGKILL)) if status is None else status
+        ending["status"] = _whole(word.get("status"), int(signal.SIGKILL)) if status is None else status
         wire.send(self.channel, ending)
 
     def _watch(self, alive: int, deadline: float, begin_ns: int) -> tuple[str, Message]:
@@ -143,7 +143,7 @@ class Init:
         word = self._next_caller()
         if word is None:
             os._exit(5)  # the state has no process to go on in: the session is over
-        self.caller = int(word["caller"])
+        self.caller = word["caller"]
         self._sweep({self.template, self.caller})
         os.kill(self.template, signal.SIGSTOP)
         return word
@@ -270,6 +270,11 @@ def serve_in_place(channel: socket.socket, idle_s: float) -> NoReturn:
         }
         wire.send(channel, ending)
     os._exit(0)
+
+
+def _whole(said: object, otherwise: int = 0) -> int:
+    """A number that user code may have made up."""
+    return said if isinstance(said, int) else otherwise
 
 
 def _cpu_ns(pid: int) -> int:

@@ -62,7 +62,8 @@ def bound(limits: dict[str, int], *, cgroup: bool) -> None:
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(what, (value, value))
 
-    limit(resource.RLIMIT_CORE, 0)
+    # 1, not 0: a host's crash handler behind a pipe is started in spite of 0, but not at 1 (core(5)).
+    limit(resource.RLIMIT_CORE, 1)
     limit(resource.RLIMIT_NOFILE, limits["open_files"])
     limit(resource.RLIMIT_FSIZE, limits["disk_bytes"])
     limit(resource.RLIMIT_NPROC, limits["processes"])
