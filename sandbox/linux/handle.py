@@ -214,6 +214,8 @@ class ZygoteProcess:
         self._ended = True
 
     def _refusal(self, tried: Any) -> SandboxUnavailable:
+        if tried and tried[-1].get("everywhere"):
+            return SandboxUnavailable(str(tried[-1]["text"]))
         missing = tuple(knobs.missing(each) for each in tried)
         return SandboxUnavailable("this host cannot isolate code well enough", missing)
 

@@ -28,6 +28,8 @@ def remedy(level: str, step: str, code: int) -> str:
     """The exact setting, profile or package, as far as the step and this host's settings tell."""
     if level == "L3" and step == "bwrap" and code == errno.ENOENT:
         return "Install the package bubblewrap."
+    if step == "interpreter":
+        return "Run the server with a Python that every user can read, or as an ordinary user."
     if "landlock" in step:
         return "The kernel needs Landlock: Linux 5.13, with landlock in the boot parameter lsm=."
     if "seccomp" in step:

@@ -419,7 +419,7 @@ def settle(spec: Message, level: int) -> None:
         try:
             importlib.import_module(name)
         except BaseException as error:
-            reason = f"preload: {name} cannot be imported: {type(error).__name__}: {error}"
+            reason = f"preload: the module {name} cannot be imported: {type(error).__name__}: {error}"
             raise ImportError(reason) from error
     if level == 4:
         tree.seal()
