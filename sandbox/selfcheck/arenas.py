@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from sandbox.base import Sandbox
+from sandbox.errors import SandboxError
 from sandbox.selfcheck.stage import Stage, processes_named
 from sandbox.types import Artifact, EndedBy, SandboxConfig, SandboxResult
 
@@ -32,6 +33,10 @@ class Ran:
 
     result: SandboxResult
     outlived: str = ""
+
+
+class Stumbled(Exception):
+    """The server raised something that is no answer of a sandbox, over what code did."""
 
 
 class Arena(Protocol):
@@ -81,9 +86,14 @@ class Walled:
         folder: Path | None = None,
     ) -> Ran:
         started = time.monotonic()
-        result = self.sandbox.execute_sync(
-            code, files=files, timeout_seconds=timeout_seconds, session=session, tenant=tenant
-        )
+        try:
+            result = self.sandbox.execute_sync(
+                code, files=files, timeout_seconds=timeout_seconds, session=session, tenant=tenant
+            )
+        except SandboxError:
+            raise
+        except Exception as error:
+            raise Stumbled(f"{type(error).__name__}: {error}") from error
         limit = timeout_seconds or self.config.timeout_seconds
         took = min(result.duration_ms / 1000, time.monotonic() - started)
         late = f"it was over after {took:.1f} s, its limit was {limit:g} s"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
+from sandbox.errors import SandboxError
 from sandbox.selfcheck.arenas import Arena, end_processes_named
 from sandbox.selfcheck.model import Attack, Family, Observation
 from sandbox.selfcheck.prelude import judge, program
-from sandbox.selfcheck.stage import Stage, processes_named, wait_until
+from sandbox.selfcheck.stage import NOBODY, Stage, processes_named, wait_until
 from sandbox.types import SandboxConfig
 
 
@@ -253,6 +256,69 @@ def _at_once(arena: Arena, stage: Stage) -> Observation:
         end_processes_named(name)
 
 
+_USE_UP = r"""
+import resource, threading
+# In the open, what a careless sandbox does: a limit that the kernel counts for the whole user.
+become(T["uid"])
+if T["limit"]:
+    resource.setrlimit(resource.RLIMIT_NPROC, (T["limit"], T["limit"]))
+stop, started = threading.Event(), 0
+try:
+    for _ in range(64):
+        threading.Thread(target=stop.wait, args=(1.5,), daemon=True).start()
+        started += 1
+except RuntimeError:
+    pass
+label(T["name"])
+stop.wait(1.5)
+held("had", started, "threads")
+"""
+
+_NEED_SOME = r"""
+import resource, threading
+become(T["uid"])
+if T["limit"]:
+    resource.setrlimit(resource.RLIMIT_NPROC, (T["limit"], T["limit"]))
+threads = [threading.Thread(target=time.sleep, args=(0.1,)) for _ in range(3)]
+try:
+    for thread in threads:
+        thread.start()
+    held("gets its own")
+except RuntimeError:
+    breach("another call has used up the threads")
+"""
+
+
+def _use_up(arena: Arena, stage: Stage) -> Observation:
+    """One call takes all processes and threads that it may have; the others must still get theirs."""
+    uid = NOBODY if not arena.walled and os.geteuid() == 0 else 0
+    limit = 0 if arena.walled else _tasks_of(uid or os.getuid()) + 8
+    name = stage.name()
+    values: dict[str, Any] = {"uid": uid, "limit": limit, "name": name}
+    using = threading.Thread(target=arena.run, args=(program(_USE_UP, **values),))
+    using.start()
+    try:
+        if not wait_until(lambda: processes_named(name), 5):
+            return Observation(trouble="the first call did not start")
+        seen = [judge(arena.run(program(_NEED_SOME, **values)), stage) for _ in range(2)]
+    except SandboxError as error:
+        return Observation(breach=f"another call could not run: {error}")
+    finally:
+        using.join()
+    return next((each for each in seen if each.breach or not each.met), seen[0])
+
+
+def _tasks_of(uid: int) -> int:
+    """Processes and threads of a user, as the kernel counts them."""
+    count = 0
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                if os.stat(f"/proc/{entry}").st_uid == uid:
+                    count += len(os.listdir(f"/proc/{entry}/task"))
+    return count
+
+
 _RANDOM = r"""
 import json, random, secrets, ssl, tempfile, uuid
 def numbers():
@@ -397,6 +463,7 @@ ATTACKS = (
         _one_after_another(_PLANT_MEMORY, _FIND_MEMORY, in_one=True),
     ),
     _calls("see or touch a call that runs at the same time", _at_once),
+    _calls("use up the processes and threads of other calls", _use_up),
     _calls("get the same random numbers as another call", _random, settings=_preloaded),
     _calls("have the next call run or follow what it left", _shadows, settings=_in_workspace),
 )

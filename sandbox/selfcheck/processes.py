@@ -195,6 +195,7 @@ try:
                 except (OSError, ValueError):
                     pass
             _libc.prctl(1, 0, 0, 0, 0)  # not with its parent either
+            attempt(os.setsid)
             label(T["name"])
             os.close(1)
             os.close(2)

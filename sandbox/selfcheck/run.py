@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sandbox.base import Sandbox
 from sandbox.errors import SandboxError
-from sandbox.selfcheck.arenas import Bare, Walled
+from sandbox.selfcheck.arenas import Bare, Stumbled, Walled
 from sandbox.selfcheck.model import Attack, Family, Finding, Observation
 from sandbox.selfcheck.stage import Stage
 from sandbox.types import IsolationLevel, SandboxConfig
@@ -150,11 +150,10 @@ def _not_promised(attack: Attack, level: IsolationLevel, config: SandboxConfig) 
 def _observed(attack: Attack, arena: Bare | Walled, stage: Stage) -> Observation:
     try:
         return attack.function(arena, stage)
-    except SandboxError as error:
+    except Stumbled as error:
+        return Observation(breach=f"the server raised {error}")
+    except (SandboxError, OSError) as error:
         return Observation(trouble=f"{type(error).__name__}: {error}")
-    except Exception as error:  # whatever the code did, the server must not stumble over it
-        said = f"{type(error).__name__}: {error}"
-        return Observation(breach=f"the server raised {said}") if arena.walled else Observation(trouble=said)
 
 
 def _by_sandbox(attacks: Iterable[Attack]) -> list[list[Attack]]:

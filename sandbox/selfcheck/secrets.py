@@ -344,6 +344,6 @@ ATTACKS = (
     ),
     snippet("use a descriptor inherited from the server", Family.SECRETS, _DESCRIPTORS),
     snippet("read the kernel's log", Family.SECRETS, _KERNEL_LOG, needs=(Need.ROOT,)),
-    snippet("open a device of the host", Family.SECRETS, _DEVICES),
+    snippet("open a device of the host", Family.SECRETS, _DEVICES, needs=(Need.ROOT,)),
     snippet("make a device", Family.SECRETS, _MAKE_DEVICE, needs=(Need.ROOT,)),
 )
