@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 _READ_BYTES = 256 * 1024
 _READS_AT_ONCE = 16  # of one stream before the others get their turn
 _FLOOD_FACTOR, _FLOOD_BYTES = 16, 16 * 1024**2
-_HEADER_BYTES = 256 * 1024  # of a report: its texts are bounded far below this
+_HEADER_BYTES = 256 * 1024  # of a report: its texts are bounded far below this, besides
+_HEADER_BYTES_PER_ARTIFACT = 16 * 1024  # two names of 512 characters, each 12 bytes as JSON escapes it
 # Output waits in its pipe at first: most calls are over by then, and waking up for each line of theirs would
 # cost them the CPU that they run on. A call that fills the pipe waits this long once.
+_MAX_STATUS = 0xFFFF
+_UNSAID: Message = {"cpu_ns": 0, "peak_bytes": 0, "why": None, "ooms": 0, "refused_forks": 0}
 _QUIET_S = 0.002
 _BACKSTOP_S = 0.5  # after which the server ends a call that the zygote should have ended
 _REPORT_S = 2.0  # for the zygote's word on a child that was killed
@@ -76,13 +79,14 @@ class Stream:
 
     def text(self) -> tuple[str, bool]:
         """What was kept, and whether bytes that are no UTF-8 had to be replaced."""
-        kept = bytes(self.kept)
         if self.dropped_bytes:
-            kept = _without_torn_end(kept)
+            torn = _torn_end(self.kept)
+            self.dropped_bytes += torn
+            del self.kept[len(self.kept) - torn :]
         try:
-            return kept.decode(), False
+            return self.kept.decode(), False
         except UnicodeDecodeError:
-            return kept.decode("utf-8", "replace"), True
+            return self.kept.decode("utf-8", "replace"), True
 
 
 class Call:
@@ -96,7 +100,8 @@ class Call:
         self.killed: EndedBy | None = None
         self._request = memoryview(request)
         self._report = bytearray()
-        self._report_limit = _HEADER_BYTES + config.max_artifact_bytes
+        self._header_limit = _HEADER_BYTES + config.max_artifacts * _HEADER_BYTES_PER_ARTIFACT
+        self._report_limit = wire.LENGTH_BYTES + self._header_limit + config.max_artifact_bytes
         self._channel = socket.socket(fileno=taken.channel)
         self._status = socket.socket(fileno=taken.status)
         self._channel.setblocking(False)
@@ -239,17 +244,18 @@ class Call:
     def _hear(self) -> None:
         try:
             message, _ = wire.receive(self._status)
-        except OSError:
-            message = None
+        except (OSError, ValueError, RecursionError):
+            message = None  # in a session that is one process, it is the code that speaks
         self.ended_s = time.monotonic()
-        if message is None:
+        if not isinstance(message, dict) or "status" not in message:
             message = self._without_word()
-        said: Any = self._heard(message)
+        said: Any = self._heard({**_UNSAID, **message})
+        why = said["why"]
         self.ending = Ending(
-            status=None if said["status"] is None else _number(said["status"]),
+            status=None if said["status"] is None else min(_number(said["status"]), _MAX_STATUS),
             cpu_ns=_number(said["cpu_ns"]),
             peak_bytes=_number(said["peak_bytes"]),
-            why=said["why"] if said["why"] in set(EndedBy) else None,
+            why=why if isinstance(why, str) and why in set(EndedBy) else None,
             ooms=_number(said["ooms"]),
             refused_forks=_number(said["refused_forks"]),
         )
@@ -286,7 +292,7 @@ class Call:
         try:
             size = int.from_bytes(self._report[: wire.LENGTH_BYTES], "little")
             rest = self._report[wire.LENGTH_BYTES :]
-            if not 0 < size <= min(_HEADER_BYTES, len(rest)):
+            if not 0 < size <= min(self._header_limit, len(rest)):
                 return {}, []
             said = json.loads(rest[:size])
             blobs, at = [], size
@@ -305,16 +311,16 @@ def _number(said: object) -> int:
     return said if isinstance(said, int) and 0 <= said < 2**63 else 0
 
 
-def _without_torn_end(data: bytes) -> bytes:
-    """Drop the start of a character that the limit cut in two."""
+def _torn_end(data: bytearray) -> int:
+    """How many bytes at the end are the start of a character that the limit cut in two."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
         if byte & 0xC0 == 0xC0:
             length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return data[:-back] if length > back else data
+            return back if length > back else 0
         if byte < 0x80:
             break
-    return data
+    return 0
 
 
 def conclude(
@@ -328,18 +334,18 @@ def conclude(
     **measured: Any,
 ) -> SandboxResult:
     """Decide how a call ended, from what was measured; only then from what the code says of itself."""
-    from sandbox.linux.outcome import artifacts, decide, sentence
+    from sandbox.linux.outcome import artifacts, decide, exception_of, sentence, value_of
 
     ended_by, return_code = decide(report, ending, killed)
     found, left_out = artifacts(report, blobs, config)
-    exception = report.get("exception")
+    exception = exception_of(report)
     return SandboxResult(
         success=ended_by is EndedBy.EXIT and return_code == 0,
         ended_by=ended_by,
         return_code=return_code,
         error=sentence(ended_by, return_code, config, wall_s, exception),
-        value=report["value"] if isinstance(report.get("value"), str) else None,
-        exception=exception if isinstance(exception, str) else None,
+        value=value_of(report),
+        exception=exception,
         artifacts=found,
         artifacts_left_out=left_out,
         cpu_ms=ending.cpu_ns / 1e6,

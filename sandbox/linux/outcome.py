@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import mimetypes
 import os
 import signal
@@ -16,7 +15,9 @@ if TYPE_CHECKING:
 
 ENDED_BY_US = -1
 _MAX_TEXT_CHARS = 600
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MAX_VALUE_CHARS = 10_100  # what the runner shortens it to, and what it says of that
+_MAX_EXCEPTION_CHARS = 200
+_MORE_LEFT_OUT = 16  # names of files that were left out, beside as many as may come back
 
 
 def decide(report: Message, ending: Ending, killed: EndedBy | None) -> tuple[EndedBy, int]:
@@ -30,7 +31,9 @@ def decide(report: Message, ending: Ending, killed: EndedBy | None) -> tuple[End
     if killed is not None and (status is None or os.WIFSIGNALED(status)):
         return killed, ENDED_BY_US
     if ending.why is not None:
-        return EndedBy(ending.why), ENDED_BY_US
+        # A program that waits for a process that the kernel ended for its memory would wait for ever.
+        by_memory = ending.ooms and ending.why == EndedBy.TIME
+        return EndedBy.MEMORY if by_memory else EndedBy(ending.why), ENDED_BY_US
     if status is not None and os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if ending.ooms and number == signal.SIGKILL:
@@ -51,18 +54,32 @@ def _exit_code(report: Message) -> int:
 
 
 def _limit_met(report: Message, ending: Ending) -> EndedBy:
-    name, number = report["exception"], report.get("errno")
-    if name == "MemoryError" or ending.ooms:
+    told = report.get("limit")
+    if told == EndedBy.MEMORY or ending.ooms:
         return EndedBy.MEMORY
-    if number in _NO_SPACE:
+    if told == EndedBy.DISK:
         return EndedBy.DISK
-    if ending.refused_forks or number == errno.EAGAIN:
+    if told == EndedBy.PROCESSES or ending.refused_forks:
         return EndedBy.PROCESSES
     return EndedBy.EXCEPTION
 
 
+def value_of(report: Message) -> str | None:
+    """The value of the last expression, whatever the code makes of it: a text of the promised length."""
+    value = report.get("value")
+    return _text(value, _MAX_VALUE_CHARS) if isinstance(value, str) else None
+
+
+def exception_of(report: Message) -> str | None:
+    """The name of an exception, on one line."""
+    name = report.get("exception")
+    if not isinstance(name, str):
+        return None
+    return "".join(char if char.isprintable() else "?" for char in _text(name, _MAX_EXCEPTION_CHARS))
+
+
 def sentence(
-    ended_by: EndedBy, return_code: int, config: SandboxConfig, wall_s: float, exception: object
+    ended_by: EndedBy, return_code: int, config: SandboxConfig, wall_s: float, exception: str | None
 ) -> str | None:
     """One sentence for a reader on why there was no success; `None` when there was."""
     match ended_by:
@@ -99,25 +116,28 @@ def artifacts(
     for (name, _), data in zip(report.get("artifacts", ()), blobs, strict=True):
         total += len(data)
         if not isinstance(name, str) or not _is_plain(name):
-            left_out.append(f"{_short(name)}: not a name that can be kept")
+            left_out.append(f"{_text(name)}: not a name that can be kept")
         elif len(found) >= config.max_artifacts or total > config.max_artifact_bytes:
-            left_out.append(f"{_short(name)}: over the limit")
+            left_out.append(f"{_text(name)}: over the limit")
         else:
             kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
             found.append(Artifact(name=name, media_type=kind, data=data))
     said = report.get("left_out")
     if isinstance(said, list):
-        left_out += [_short(each) for each in said[: config.max_artifacts + 16]]
-    return tuple(found), tuple(left_out)
+        left_out += [_text(each) for each in said]
+    return tuple(found), tuple(left_out[: config.max_artifacts + _MORE_LEFT_OUT])
 
 
 def _is_plain(name: str) -> bool:
     parts = name.split("/")
-    return all(part not in {"", ".", ".."} for part in parts) and "\0" not in name and "\\" not in name
+    if any(part in {"", ".", ".."} for part in parts) or "\0" in name or "\\" in name:
+        return False
+    return name == _text(name, len(name))
 
 
-def _short(text: object) -> str:
-    return str(text)[:_MAX_TEXT_CHARS]
+def _text(said: object, max_chars: int = _MAX_TEXT_CHARS) -> str:
+    """Something that the code said as text that can be encoded, and is not too long."""
+    return str(said)[:max_chars].encode("utf-8", "backslashreplace").decode()
 
 
 def _signal_name(number: int) -> str:

@@ -8,21 +8,22 @@ the report is only what the code says of itself; how the call ended is measured 
 from __future__ import annotations
 
 import _ast
+import _sitebuiltins
 import atexit
 import builtins
+import errno
 import gc
 import io
 import json
 import linecache
 import os
 import socket
-import stat
 import sys
 import threading
 import traceback
 import types
 
-from sandbox.linux import wire
+from sandbox.linux import artifacts, wire
 
 TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 FILENAME = "<code>"
 MAX_VALUE_CHARS = 10_000
-MAX_NAME_CHARS = 512
+MAX_EXCEPTION_CHARS = 200
 OUT = "/tmp/out"  # noqa: S108 - inside the sandbox
 REHEARSALS = (
     "import sys\ndef f(n):\n    return [str(i) + 'a' for i in range(n)]\n"
@@ -41,14 +42,42 @@ REHEARSALS = (
 )
 
 
+_FORKING = {"fork", "forkpty", "fork_exec", "_fork_exec", "posix_spawn", "posix_spawnp"}
+_SPARE_BYTES = 1024 * 1024
+
+_streams: list[io.TextIOWrapper] = []
+_spare: list[bytes] = []  # given back when memory runs out, so that there is some to say so
+_calls = 0  # of this session, so far
+
+
 def streams() -> None:
     """Point Python's streams at descriptors 0, 1 and 2, unbuffered: what is printed survives any end."""
-    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), encoding="utf-8")
-    for name, fd in (("stdout", 1), ("stderr", 2)):
-        raw = io.FileIO(fd, "w", closefd=False)
-        stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
+    stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), encoding="utf-8")
+    out, err = (
+        io.TextIOWrapper(
+            io.FileIO(fd, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
+        )
+        for fd in (1, 2)
+    )
+    _streams[:] = (stdin, out, err)
+    _use_streams()
+
+
+def _use_streams() -> None:
+    for name, stream in zip(("stdin", "stdout", "stderr"), _streams, strict=True):
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+
+
+def _streams_again() -> None:
+    """Undo what an earlier call of the session did to the streams: each call has its own."""
+    try:
+        if not any(stream.closed for stream in _streams):
+            _use_streams()
+            return
+    except ValueError:
+        pass  # detached from its descriptor
+    streams()
 
 
 def fresh_main() -> dict[str, object]:
@@ -60,14 +89,16 @@ def fresh_main() -> dict[str, object]:
 
 
 def run(code: str, namespace: dict[str, object], filename: str = FILENAME) -> Message:
-    """Run `code` and say what became of it: `exit_code`, `value`, `exception` and, for an `OSError`, `errno`.
+    """Run `code` and say what became of it: `exit_code`, `value`, `exception`, and the `limit` that it met.
 
     The value of a last expression is its `repr`. What went wrong is on stderr, as an interpreter prints it.
     """
-    linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
+    lines = code.splitlines(keepends=True)
+    linecache.cache[filename] = (len(code), None, lines, filename)
     said: Message = {"exit_code": 0, "value": None, "exception": None}
+    tree: Any = None
     try:
-        tree: Any = compile(code, filename, "exec", _ast.PyCF_ONLY_AST)
+        tree = compile(code, filename, "exec", _ast.PyCF_ONLY_AST)
         body = tree.body
         last = body.pop() if body and isinstance(body[-1], _ast.Expr) else None
         if body:
@@ -80,12 +111,43 @@ def run(code: str, namespace: dict[str, object], filename: str = FILENAME) -> Me
     except SystemExit as exit_:
         said["exit_code"] = _exit_code(exit_.code)
     except BaseException as error:
-        said["exit_code"] = 1
-        said["exception"] = type(error).__name__
-        if isinstance(error, OSError):
-            said["errno"] = error.errno
+        _spare.clear()
+        said |= _failure(error)
+        if tree is None:
+            said["limit"] = None  # the parser calls code that is nested too deeply a lack of memory
+        if isinstance(error, SyntaxError) and error.filename == filename and error.text is None:
+            # Found in the tree, which has no text: an interpreter would show the line of its file.
+            error.text = "".join(lines[(error.lineno or 0) - 1 : error.lineno])
         _print_exception(error)
     return said
+
+
+def _failure(error: BaseException) -> Message:
+    """What a report says of an exception that nothing caught."""
+    return {
+        "exit_code": 1,
+        "exception": type(error).__name__[:MAX_EXCEPTION_CHARS],
+        "limit": _limit_met(error),
+    }
+
+
+def _limit_met(error: BaseException) -> str | None:
+    """Which limit this exception comes from, of those that end nothing by themselves."""
+    trace = _own_frames_left_out(error)
+    number = error.errno if isinstance(error, OSError) else 0
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return "memory"
+    if number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return "disk"
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return "processes"
+    if number == errno.EAGAIN and trace is not None:
+        # What a descriptor that does not block says, too: it depends on what was tried.
+        while trace.tb_next is not None:
+            trace = trace.tb_next
+        if _FORKING.intersection(trace.tb_frame.f_code.co_names):
+            return "processes"
+    return None
 
 
 def shorten(text: str) -> str:
@@ -97,20 +159,22 @@ def shorten(text: str) -> str:
 def rehearse() -> None:
     """Run two snippets through the real path, so that the pages that code needs are there already."""
     for code in REHEARSALS:
-        said = run(code, fresh_main(), "<rehearsal>")
-        json.dumps(said)
-        collect(1, 1)
+        json.dumps(run(code, fresh_main(), "<rehearsal>"))
+        _rehearse_collecting()
     linecache.cache.clear()
 
 
 def warm_up() -> None:
     """Touch what the next call of a session will, without a trace in it: a fork shares every page."""
     main = sys.modules["__main__"]
-    said = run("1 + 1", fresh_main(), "<rehearsal>")
-    json.dumps(said)
-    collect(1, 1)
+    json.dumps(run("1 + 1", fresh_main(), "<rehearsal>"))
+    _rehearse_collecting()
     sys.modules["__main__"] = main
     linecache.cache.pop("<rehearsal>", None)
+
+
+def _rehearse_collecting() -> None:
+    artifacts.collect(OUT, 1, 1, known={}, pictures=[])
 
 
 def finish(said: Message) -> None:
@@ -122,59 +186,6 @@ def finish(said: Message) -> None:
             said["exit_code"] = _exit_code(exit_.code)
         except BaseException as error:
             _print_exception(error)
-
-
-def figures() -> None:
-    """Save every open matplotlib figure that the code did not save itself as `figure-N.png`."""
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    if pyplot is None:
-        return
-    try:
-        for number in pyplot.get_fignums():
-            path = f"{OUT}/figure-{number}.png"
-            if not os.path.exists(path):
-                pyplot.figure(number).savefig(path, bbox_inches="tight")
-        pyplot.close("all")
-    except Exception as error:
-        print(f"a figure could not be saved: {type(error).__name__}: {error}", file=sys.stderr)
-
-
-def collect(max_files: int, max_bytes: int) -> tuple[list[list[object]], list[bytes], list[str]]:
-    """What is in `/tmp/out`: `[name, size]` of each file, their bytes, and what was left out with the reason.
-
-    Links are not followed; files over the limits are named and left out whole.
-    """
-    names: list[list[object]] = []
-    blobs: list[bytes] = []
-    left_out: list[str] = []
-    found = 0
-    for folder, folders, files in os.walk(OUT):
-        folders.sort()
-        for file in sorted(files):
-            path = f"{folder}/{file}"
-            name = path[len(OUT) + 1 :].encode("utf-8", "backslashreplace").decode()[:MAX_NAME_CHARS]
-            found += 1
-            if len(names) >= max_files or len(left_out) >= max_files + 16:
-                if found - len(names) <= 16:
-                    left_out.append(f"{name}: more than {max_files} files")
-                continue
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            except OSError as error:
-                left_out.append(f"{name}: {error.strerror}")
-                continue
-            with open(fd, "rb") as opened:
-                about = os.fstat(fd)
-                if not stat.S_ISREG(about.st_mode):
-                    left_out.append(f"{name}: not an ordinary file")
-                elif about.st_size > max_bytes:
-                    left_out.append(f"{name}: {about.st_size} bytes are more than the {max_bytes} left")
-                else:
-                    data = opened.read(max_bytes)
-                    max_bytes -= len(data)
-                    names.append([name, len(data)])
-                    blobs.append(data)
-    return names, blobs, left_out
 
 
 def receive(channel: socket.socket) -> tuple[Message, list[bytes]]:
@@ -200,29 +211,33 @@ def place(names: list[list[object]], blobs: list[bytes]) -> None:
 
 def perform(header: Message, blobs: list[bytes], namespace: dict[str, object], *, last: bool) -> bytes:
     """Carry out a request and return the report as a frame. `last`: this process ends with it."""
+    global _calls  # noqa: PLW0603 - of this process, as its streams are
+    if not _spare:
+        _spare.append(bytes(_SPARE_BYTES))  # from fresh pages, which take no memory until they are used
+    filename, known = FILENAME, {}
+    if not last:
+        _streams_again()
+        _calls += 1
+        filename = f"<code {_calls}>"
+        known = artifacts.stamps(OUT)
+    pictures = []
     try:
         place(header["files"], blobs)
     except OSError as error:
         print(f"the input files could not be written: {error}", file=sys.stderr)
-        said: Message = {
-            "exit_code": 1,
-            "value": None,
-            "exception": "OSError",
-            "errno": error.errno,
-        }
+        said: Message = {"value": None, **_failure(error)}
     else:
         own = os.getpid()
-        said = run(str(header["code"]), namespace)
+        said = run(str(header["code"]), namespace, filename)
         if os.getpid() != own:
             _leave_as_copy(said)
-        figures()
+        pictures = artifacts.figures(OUT)
         if last:
             finish(said)
     _flush()
-    names, contents, left_out = collect(int(header["max_files"]), int(header["max_bytes"]))
-    said["artifacts"] = names
-    said["left_out"] = left_out
-    return wire.frame(said, contents)
+    max_files, max_bytes = int(header["max_files"]), int(header["max_bytes"])
+    found = artifacts.collect(OUT, max_files, max_bytes, known=known, pictures=pictures)
+    return wire.frame({**said, "artifacts": found.names, "left_out": found.left_out}, found.blobs)
 
 
 def _leave_as_copy(said: Message) -> NoReturn:
@@ -242,18 +257,19 @@ def _flush() -> None:
 
 def serve_one(channel: socket.socket) -> None:
     """Run the one call of this process, report, and leave. Never returns."""
-    try:
-        header, blobs = receive(channel)
-    except EOFError:
-        os._exit(0)
     exit_code = 1
     try:
-        namespace = fresh_main()
-        report = perform(header, blobs, namespace, last=True)
+        header, blobs = receive(channel)
+        report = perform(header, blobs, fresh_main(), last=True)
         exit_code = json.loads(report[4 : 4 + int.from_bytes(report[:4], "little")])["exit_code"]
         channel.sendall(report)
+    except EOFError:
+        exit_code = 0  # the server is gone
     except BaseException as error:
+        _spare.clear()
         _print_exception(error)
+        said = {"value": None, **_failure(error), "artifacts": [], "left_out": []}
+        channel.sendall(wire.frame(said, []))
     os._exit(exit_code & 0xFF)
 
 
@@ -262,6 +278,11 @@ def prepare() -> None:
 
     The rehearsal imports what a traceback needs and fills caches: 2 ms of CPU less for each child.
     """
+    sys.argv, sys.orig_argv = [""], [sys.executable]  # what ours are is not for the code, nor its parser's
+    for name in ("exit", "quit"):  # of the module `site`, which is left out
+        setattr(builtins, name, sys.exit)
+    setattr(builtins, "help", _sitebuiltins._Helper())  # noqa: B010 - not in a checker's list of builtins
+    artifacts.watch_figures()
     kept = sys.stdout, sys.stderr
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         sys.stdout = sys.stderr = nowhere
@@ -274,21 +295,29 @@ def prepare() -> None:
 
 
 def _exit_code(code: object) -> int:
+    """The status that an interpreter ends with; what is no number it prints."""
     if code is None:
         return 0
     if isinstance(code, int):
-        return code & 0xFF
-    print(code, file=sys.stderr)
+        return code & 0xFF if -(2**63) <= code < 2**63 else 0xFF
+    try:
+        print(code, file=sys.stderr)
+    except BaseException as error:
+        _print_exception(error)
     return 1
+
+
+def _own_frames_left_out(error: BaseException) -> types.TracebackType | None:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals is globals():
+        trace = trace.tb_next
+    return trace
 
 
 def _print_exception(error: BaseException) -> None:
     """Print a traceback without our own frames."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals is globals():
-        trace = trace.tb_next
     try:
-        traceback.print_exception(type(error), error, trace)
+        traceback.print_exception(type(error), error, _own_frames_left_out(error))
     except BaseException:
         try:
             os.write(2, f"{type(error).__name__} (its text cannot be shown)\n".encode())
