@@ -238,6 +238,8 @@ class PythonSandbox:
             while not session.take_turn():
                 yield from self._wait(lambda epoll: epoll.register(session.turn, select.EPOLLIN), give_up_s)
             try:
+                while session.caller() is None:
+                    yield from self._wait(session.register, give_up_s)
                 if session.lost:
                     raise SandboxError(f"session {name!r} ended while this call waited for its turn")
                 with closing(SessionCall(session, request, wall_s=wall_s, config=self.config)) as call:

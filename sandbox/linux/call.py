@@ -42,7 +42,7 @@ class Ending:
     """How the processes of a call ended, as the zygote measured it.
 
     Args:
-        status: What `wait(2)` says; `None` while the process lives on, as that of a session does.
+        status: What `wait(2)` says; `None` when the call was over by its report, before the process ended.
         why: The limit for which the zygote ended it.
     """
 
@@ -116,10 +116,14 @@ class Call:
         self._wall_s = wall_s
         self._act_at_s = self.began_s + wall_s + _BACKSTOP_S
         self.ended_s = self.began_s
-        self._listening = self._channel_watched = False
+        self._listening = False
+        self._report_bytes = wire.LENGTH_BYTES
+        self._epoll.register(taken.channel, select.EPOLLIN)
+        self._channel_watched = True
         self._send()
         if self._request:
             self._listen()
+        self._pid = self._host_pid()  # while the child begins
 
     def fileno(self) -> int:
         """Readable when `advance` has something to do."""
@@ -129,6 +133,17 @@ class Call:
         """How long to wait for `fileno` before `advance` should look at the clock."""
         act_at_s = self._act_at_s if self._listening else min(self._act_at_s, self.began_s + _QUIET_S)
         return max(0.0, act_at_s - time.monotonic())
+
+    def _host_pid(self) -> int:
+        """The child's pid as this process sees it; 0 if it cannot be seen."""
+        try:
+            with open(f"/proc/self/fdinfo/{self.taken.pidfd}", "rb") as file:
+                for line in file:
+                    if line.startswith(b"Pid:"):
+                        return max(int(line.split()[1]), 0)
+        except OSError:
+            pass
+        return 0
 
     def advance(self) -> None:
         """Take in whatever is there. Sets `done` when the call is over."""
@@ -156,11 +171,12 @@ class Call:
             self.done = True
 
     def _listen(self) -> None:
-        """From now on wake up for output and for the report too, not only for the end."""
-        self._listening = self._channel_watched = True
+        """From now on wake up for output too, and to send what is left."""
+        self._listening = True
         for fd in (self.taken.out, self.taken.err):
             self._epoll.register(fd, select.EPOLLIN)
-        self._epoll.register(self.taken.channel, select.EPOLLIN | (select.EPOLLOUT if self._request else 0))
+        if self._request and self._channel_watched:
+            self._epoll.modify(self.taken.channel, select.EPOLLIN | select.EPOLLOUT)
 
     def kill(self, why: EndedBy) -> None:
         """End every process of the call now; `advance` hears of it."""
@@ -179,11 +195,17 @@ class Call:
         """Close every descriptor. A child that still runs is ended first."""
         if not self.done:
             self.kill(EndedBy.CANCELLED)
+        elif self.ending is not None and self.ending.status is None:
+            self._leave()
         self._epoll.close()
         self._channel.close()
         self._status.close()
         for fd in (self.taken.pidfd, self.taken.out, self.taken.err):
             os.close(fd)
+
+    def _leave(self) -> None:
+        """The call is over by its report, and its processes may still be there."""
+        self._end_processes()
 
     def result(self, level: IsolationLevel, not_enforced: tuple[str, ...]) -> SandboxResult:
         """What came of the call; it is done."""
@@ -240,12 +262,40 @@ class Call:
                 return
             if len(self._report) < self._report_limit:
                 self._report += data
+            if self.ending is None and self.killed is None:
+                self._end_at_report()
+
+    def _end_at_report(self) -> None:
+        """A whole report ends the call: what is left of it is ended, and nobody waits for that.
+
+        An interpreter takes longer to go than most calls take to run. Only a success is taken at once; for
+        anything else the zygote's word on the end is worth waiting for, as it is where other processes ran.
+        """
+        if len(self._report) < self._report_bytes:
+            return
+        said, _ = self._understood()
+        if not said:
+            size = int.from_bytes(self._report[: wire.LENGTH_BYTES], "little")
+            self._report_bytes = max(self._report_bytes + 1, wire.LENGTH_BYTES + size)
+            return
+        self._report_bytes = self._report_limit + 1  # read once
+        self.ending = self._measured_now(said)
+        if self.ending is not None:
+            self.ended_s = time.monotonic()
+
+    def _measured_now(self, said: Message) -> Ending | None:
+        """What the child used so far, if it is alone and came through; `None`: wait for the zygote's word."""
+        if said.get("exit_code") != 0 or said.get("exception") is not None:
+            return None
+        return measure(self._pid, self.taken.pidfd, self.taken.cpu_ns, alone=True)
 
     def _hear(self) -> None:
         try:
             message, _ = wire.receive(self._status)
         except (OSError, ValueError, RecursionError):
             message = None  # in a session that is one process, it is the code that speaks
+        if isinstance(message, dict) and not self._is_for_this(message):
+            return
         self.ended_s = time.monotonic()
         if not isinstance(message, dict) or "status" not in message:
             message = self._without_word()
@@ -259,6 +309,9 @@ class Call:
             ooms=_number(said["ooms"]),
             refused_forks=_number(said["refused_forks"]),
         )
+
+    def _is_for_this(self, message: Message) -> bool:
+        return True
 
     def _heard(self, said: Message) -> Message:
         return said
@@ -304,6 +357,40 @@ class Call:
         except (ValueError, TypeError, KeyError, RecursionError):
             return {}, []
         return said, blobs
+
+
+def measure(pid: int, pidfd: int, base_ns: int, *, alone: bool) -> Ending | None:
+    """What the process `pid` used beyond `base_ns` of CPU time, while it still runs.
+
+    `None` if it cannot be seen or has ended, or (with `alone`) if it has other processes or had any, whose
+    part cannot be seen from here.
+    """
+    if not pid:
+        return None
+    peak = 0
+    try:
+        if alone:
+            with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+                if file.read(1):
+                    return None
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b") ")[2].split()
+            waited_for, threads = int(fields[13]) + int(fields[14]), int(fields[17])
+            if waited_for or threads > 1:
+                return None
+        cpu_ns = time.clock_gettime_ns((~pid << 3) | 2) - base_ns  # its own clock; see clock_getcpuclockid(3)
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"VmHWM:"):
+                    peak = int(line.split()[1]) * 1024
+                    break
+    except OSError:
+        return None
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if poll.poll(0):
+        return None  # it ended meanwhile, and its pid may be another's
+    return Ending(status=None, cpu_ns=max(cpu_ns, 0), peak_bytes=peak, why=None, ooms=0, refused_forks=0)
 
 
 def _number(said: object) -> int:

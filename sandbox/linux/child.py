@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sandbox.linux.cgroups import Slot
     from sandbox.linux.wire import Message
 
-PROCESSES_FD = 6
+CALLS_FD, PROCESSES_FD = 4, 6
 READY, FAILED = b"R", b"E"
 
 
@@ -54,10 +54,12 @@ def live(
         served = socket.socket(fileno=3)
         if session and not keeps_state:
             served.send(READY)
-            sessions.serve_in_place(served, spec["session_idle_s"])
+            sessions.serve_in_place(served, socket.socket(fileno=CALLS_FD), spec["session_idle_s"])
         if session:
             idle_s, cpu_ns = spec["session_idle_s"], spec["limits"]["cpu_ns"]
-            sessions.Init(served, idle_s, cpu_ns, PROCESSES_FD, by_session=level == 3).serve()
+            sessions.Init(
+                served, socket.socket(fileno=CALLS_FD), idle_s, cpu_ns, PROCESSES_FD, by_session=level == 3
+            ).serve()
         served.send(READY)
         runner.serve_one(served)
     except BaseException as error:
@@ -101,8 +103,8 @@ def _enter(
     """Go through every wall. Afterwards 0 to 3 are stdin, stdout, stderr and the channel, and nothing else
     is open.
 
-    Of a session also `PROCESSES_FD`: its init may list processes; code may not everywhere, and does not
-    inherit it.
+    Of a session also `CALLS_FD`, where its calls come from, and `PROCESSES_FD`: its init may list processes;
+    code may not everywhere, and does not inherit it.
     """
     walls.ordinary_signals()
     if slot is not None:
@@ -136,9 +138,11 @@ def _enter(
     runner.streams()
     walls.confine(rules(spec, level, base), seccomp.for_pid(program, os.getpid()), network=spec["network"])
     runner.rehearse()
-    for number, fd in ((1, 4), (2, 5)):
-        os.dup2(fd, number)
-        os.close(fd)
+    if not session:
+        os.dup2(CALLS_FD, 1)
+        os.dup2(CALLS_FD + 1, 2)
+        os.close(CALLS_FD)
+    os.close(CALLS_FD + 1)
     _own_randomness()
 
 

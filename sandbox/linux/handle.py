@@ -38,7 +38,8 @@ class Taken:
         channel: Stream to the child.
         status: Packets from the zygote about the child's end.
         pidfd: To end it with.
-        out, err: What it writes.
+        out, err: What it writes; of a session, `out` is the socket that its calls go to.
+        cpu_ns: CPU time that it had used before.
     """
 
     pid: int
@@ -47,6 +48,7 @@ class Taken:
     pidfd: int
     out: int
     err: int
+    cpu_ns: int = 0
 
 
 class ZygoteProcess:
@@ -134,7 +136,13 @@ class ZygoteProcess:
             self.in_flight += 1
         channel, status, pidfd, out, err = fds
         return Taken(
-            pid=int(str(message["child"])), channel=channel, status=status, pidfd=pidfd, out=out, err=err
+            pid=int(str(message["child"])),
+            channel=channel,
+            status=status,
+            pidfd=pidfd,
+            out=out,
+            err=err,
+            cpu_ns=int(str(message["cpu_ns"])),
         )
 
     def _packet(self) -> tuple[Message, list[int]] | None:

@@ -19,7 +19,6 @@ on.
 from __future__ import annotations
 
 import os
-import resource
 import select
 import signal
 import socket
@@ -40,96 +39,124 @@ CALL_FDS = 3  # the socket of a call, its stdout and stderr
 
 
 class Init:
-    """Supervises one session. `serve` never returns."""
+    """Supervises one session. `serve` never returns.
+
+    A call goes past it: the server hands the request to the caller directly, and tells init how long it may
+    take. What init hears from the caller may therefore come first.
+    """
 
     def __init__(
-        self, channel: socket.socket, idle_s: float, cpu_limit_ns: int, processes: int, *, by_session: bool
+        self,
+        channel: socket.socket,
+        calls: socket.socket,
+        idle_s: float,
+        cpu_limit_ns: int,
+        processes: int,
+        *,
+        by_session: bool,
     ) -> None:
         self.channel = channel
+        self.calls = calls
         self.cpu_limit_ns = cpu_limit_ns  # of one call; 0: none
         self.idle_s = idle_s
         self.by_session = by_session
-        self.requests, self.caller_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.words, self.caller_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.commands, self.template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.gate, self.gate_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.template = 0
         self.caller = 0
+        self.alive = -1  # descriptor of the caller
+        self.begin_ns = 0  # CPU time of the caller when it began to wait
         self.processes = processes
+        self.finished = 0  # number of the last call that is over
 
     def serve(self) -> NoReturn:
         self.template = os.fork()
         if self.template == 0:
-            self.channel.close()
-            self.requests.close()
-            self.commands.close()
+            for sock in (self.channel, self.words, self.commands, self.gate):
+                sock.close()
             os.close(self.processes)
-            live(self.caller_end, self.template_end)
-        self.template_end.close()
-        self.caller_end.close()
+            live(self.calls, self.caller_end, self.template_end, self.gate_end)
+        for sock in (self.calls, self.caller_end, self.template_end, self.gate_end):
+            sock.close()
         self._freeze_with_next_caller()
         self.channel.send(b"R")
-        poll = select.poll()
-        poll.register(self.channel, select.POLLIN)
-        while poll.poll(self.idle_s * 1000):
-            message, fds = wire.receive(self.channel)
-            if message is None:
-                break
-            if "call" in message:
-                self._call(message, fds)
+        while True:
+            ready = self._wait(self.idle_s)
+            if not ready:
+                break  # nobody needs it any more
+            if self.words.fileno() in ready:
+                self._finished(wire.receive(self.words)[0])
+            elif self.channel.fileno() in ready:
+                message, _ = wire.receive(self.channel)
+                if message is None:
+                    break
+                if message.get("call", 0) > self.finished:
+                    self._call(message["call"], time.monotonic() + message["wall_s"])
+            else:  # the caller ended while it waited, such as by the kernel for its memory
+                self._back()
         os._exit(0)
 
-    def _call(self, message: Message, fds: list[int]) -> None:
-        """Let the caller run one request; answer with how it ended; be ready for the next."""
-        begin_ns = _cpu_ns(self.caller)
-        alive = os.pidfd_open(self.caller)
-        wire.send(self.requests, {}, tuple(fds))
-        for fd in fds:
-            os.close(fd)
-        how, said = self._watch(alive, time.monotonic() + message["wall_s"], begin_ns)
-        os.close(alive)
-        ending: Message = {
-            "cpu_ns": max(_cpu_ns(self.caller) - begin_ns, 0),
-            "peak_bytes": _peak_bytes(self.caller) or _whole(said.get("peak_bytes")),
-            "why": how if how in {"time", "cpu"} else None,
-            "ooms": 0,
-            "refused_forks": 0,
-            "status": None,
-        }
+    def _wait(self, seconds: float) -> set[int]:
+        """Which of caller's end, its words and the server's there is, within `seconds`."""
+        poll = select.poll()
+        for fd in (self.alive, self.words.fileno(), self.channel.fileno()):
+            poll.register(fd, select.POLLIN)
+        return {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
+
+    def _finished(self, said: Message | None) -> bool:
+        """The caller says that a call is over: its state is the session's now. False if it says nothing."""
+        if said is None or not isinstance(said.get("done"), int):
+            return False
+        self.finished = said["done"]
+        self.template = self.caller
+        self._freeze_with_next_caller()
+        return True
+
+    def _call(self, number: int, deadline: float) -> None:
+        """Watch a call; if it does not come through, say how it ended and go back to the state before."""
+        how = self._watch(number, deadline)
         if how == "done":
-            wire.send(self.channel, ending)  # before the next caller is forked: nobody waits for that
-            self.template = self.caller
-            self._freeze_with_next_caller()
             return
-        status = _status(self.caller) if how == "gone" else int(signal.SIGKILL)
+        ending: Message = {
+            "call": number,
+            "cpu_ns": max(_cpu_ns(self.caller) - self.begin_ns, 0),
+            "peak_bytes": _peak_bytes(self.caller),
+            "why": how if how in {"time", "cpu"} else None,
+            "status": _status(self.caller) if how == "gone" else int(signal.SIGKILL),
+        }
+        self.finished = number
+        word = self._back()
+        if ending["status"] is None:
+            ending["status"] = _whole(word.get("status"), int(signal.SIGKILL))
+        wire.send(self.channel, ending)
+
+    def _back(self) -> Message:
+        """The caller is lost: end everything but the template, and have that fork another one."""
         self._sweep({self.template})
         os.kill(self.template, signal.SIGCONT)
         wire.send(self.commands, {"fork": True})
-        word = self._freeze_with_next_caller()
-        ending["status"] = _whole(word.get("status"), int(signal.SIGKILL)) if status is None else status
-        wire.send(self.channel, ending)
+        return self._freeze_with_next_caller()
 
-    def _watch(self, alive: int, deadline: float, begin_ns: int) -> tuple[str, Message]:
-        """Wait for the end: `"done"` with the caller's word, `"gone"`, `"killed"`, `"time"` or `"cpu"`."""
-        poll = select.poll()
-        for fd in (alive, self.requests.fileno(), self.channel.fileno()):
-            poll.register(fd, select.POLLIN)
+    def _watch(self, number: int, deadline: float) -> str:
+        """Wait for the end of a call: `"done"`, `"gone"`, `"killed"`, `"time"` or `"cpu"`."""
         while True:
             left = deadline - time.monotonic()
-            patience = min(left, _CPU_CHECK_S) if self.cpu_limit_ns else left
-            ready = {fd for fd, _ in poll.poll(max(0.0, patience) * 1000)}
-            if self.requests.fileno() in ready:
-                said, _ = wire.receive(self.requests)
-                if said is not None and "done" in said:
-                    return "done", said
-            if alive in ready:
-                return "gone", {}
+            ready = self._wait(min(left, _CPU_CHECK_S) if self.cpu_limit_ns else left)
+            if self.words.fileno() in ready and self._finished(wire.receive(self.words)[0]):
+                return "done"
+            if self.alive in ready:
+                return "gone"
             if self.channel.fileno() in ready:
-                if wire.receive(self.channel)[0] is None:
+                message, _ = wire.receive(self.channel)
+                if message is None:
                     os._exit(0)
-                return "killed", {}
-            if self.cpu_limit_ns and self._used_cpu_ns() - begin_ns > self.cpu_limit_ns:
-                return "cpu", {}
+                if message.get("kill") == number:
+                    return "killed"
+            if self.cpu_limit_ns and self._used_cpu_ns() - self.begin_ns > self.cpu_limit_ns:
+                return "cpu"
             if time.monotonic() >= deadline:
-                return "time", {}
+                return "time"
 
     def _used_cpu_ns(self) -> int:
         """CPU time of everything that the call runs."""
@@ -146,15 +173,20 @@ class Init:
         self.caller = word["caller"]
         self._sweep({self.template, self.caller})
         os.kill(self.template, signal.SIGSTOP)
+        if self.alive >= 0:
+            os.close(self.alive)
+        self.alive = os.pidfd_open(self.caller)
+        self.begin_ns = _cpu_ns(self.caller)
+        wire.send(self.gate, {"go": self.caller})
         return word
 
     def _next_caller(self) -> Message | None:
         poll = select.poll()
-        poll.register(self.requests, select.POLLIN)
+        poll.register(self.words, select.POLLIN)
         deadline = time.monotonic() + _FORK_S
         while (left := deadline - time.monotonic()) > 0:
             if poll.poll(left * 1000):
-                said, _ = wire.receive(self.requests)
+                said, _ = wire.receive(self.words)
                 if said is not None and isinstance(said.get("caller"), int):
                     return said
         return None
@@ -200,19 +232,23 @@ class Init:
             pass
 
 
-def live(requests: socket.socket, commands: socket.socket) -> NoReturn:
+def live(
+    calls: socket.socket, words: socket.socket, commands: socket.socket, gate: socket.socket
+) -> NoReturn:
     """The life of a caller: wait, run, become the template, fork the next caller. Never returns.
 
     Args:
-        requests: Shared by all callers; only the one that waits reads it.
-        commands: Shared by all templates.
+        calls: From the server. Shared by all callers; only the one that waits reads it.
+        words: To init.
+        commands: From init; shared by all templates.
+        gate: From init, to the caller that may take a call: everything that an earlier one left is gone.
     """
     namespace = runner.fresh_main()
     while True:
         # Here it is a template: what it was told to keep is frozen in it. Each caller goes on below.
         word: Message = {}
         while (caller := os.fork()) != 0:
-            wire.send(requests, {"caller": caller, **word})
+            wire.send(words, {"caller": caller, **word})
             if wire.receive(commands)[0] is None:
                 os._exit(0)
             try:
@@ -220,12 +256,16 @@ def live(requests: socket.socket, commands: socket.socket) -> NoReturn:
             except ChildProcessError:
                 word = {}
         runner.warm_up()
-        message, fds = wire.receive(requests)
+        while (opened := wire.receive(gate)[0]) != {"go": os.getpid()}:
+            if opened is None:
+                os._exit(0)
+            # else it was for one that ended before it heard it
+        wire.send(calls, {"ready": True})
+        message, fds = wire.receive(calls)
         if message is None or len(fds) != CALL_FDS:
             os._exit(0)
         run_call(fds, namespace)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        wire.send(requests, {"done": True, "peak_bytes": peak})
+        wire.send(words, {"done": message["call"]})
 
 
 def run_call(fds: list[int], namespace: Message) -> None:
@@ -247,28 +287,19 @@ def run_call(fds: list[int], namespace: Message) -> None:
     os.close(null)
 
 
-def serve_in_place(channel: socket.socket, idle_s: float) -> NoReturn:
+def serve_in_place(channel: socket.socket, calls: socket.socket, idle_s: float) -> NoReturn:
     """Where nothing may fork: one process runs every call, and goes with the first that is ended."""
     namespace = runner.fresh_main()
     poll = select.poll()
-    poll.register(channel, select.POLLIN)
-    while poll.poll(idle_s * 1000):
-        message, fds = wire.receive(channel)
-        if message is None:
+    poll.register(calls, select.POLLIN)
+    while True:
+        wire.send(calls, {"ready": True})
+        if not poll.poll(idle_s * 1000):
             break
-        if "call" not in message:
-            continue
-        begin_ns = time.process_time_ns()
+        message, fds = wire.receive(calls)
+        if message is None or len(fds) != CALL_FDS:
+            break
         run_call(fds, namespace)
-        ending = {
-            "cpu_ns": time.process_time_ns() - begin_ns,
-            "peak_bytes": _peak_bytes(os.getpid()),
-            "why": None,
-            "ooms": 0,
-            "refused_forks": 0,
-            "status": None,
-        }
-        wire.send(channel, ending)
     os._exit(0)
 
 

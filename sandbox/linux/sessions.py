@@ -6,19 +6,23 @@ import os
 import select
 import signal
 import socket
+import struct
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxError
 from sandbox.linux import wire
-from sandbox.linux.call import Call
+from sandbox.linux.call import Call, Ending, measure
 from sandbox.linux.handle import CHILD_FDS, Taken, ZygoteProcess
 from sandbox.types import EndedBy, SandboxConfig
 
 if TYPE_CHECKING:
     from sandbox.linux.wire import Message
 
+_WORD_BYTES = 256
+_CREDENTIALS = struct.Struct("3i")  # pid, user and group, as the kernel knows them
 _ANSWER_S = 1.0  # of the zygote, when asked what it measured
 
 
@@ -39,6 +43,9 @@ class Session:
         wire.send(zygote.control, {"session": True}, (theirs.fileno(),))
         theirs.close()
         self.channel: socket.socket | None = None
+        self.calls: socket.socket | None = None
+        self.call_count = 0
+        self._caller = 0
         self.status: socket.socket | None = None
         self.pidfd = -1
 
@@ -60,16 +67,50 @@ class Session:
             self.lost = True
             reason = message.get("failed") if message else None
             raise SandboxError(f"the session could not be started: {reason or 'its first process ended'}")
-        channel, status, self.pidfd, *streams = fds
-        for fd in streams:
-            os.close(fd)
+        channel, status, self.pidfd, calls, unused = fds
+        os.close(unused)
         self.channel, self.status = socket.socket(fileno=channel), socket.socket(fileno=status)
+        self.calls = socket.socket(fileno=calls)
+        self.calls.setblocking(False)
         self.status.settimeout(_ANSWER_S)
         return True
 
+    def caller(self) -> int | None:
+        """The pid of the process that waits for a call, 0 if it cannot be seen; `None` if none waits yet."""
+        assert self.calls is not None
+        while True:
+            try:
+                data, control, _, _ = self.calls.recvmsg(_WORD_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
+            except BlockingIOError:
+                return self._caller if self._waits else None
+            except OSError:
+                data = b""
+            if not data:
+                self.lost = True
+                return 0
+            self._waits, self._caller = True, 0
+            for level, kind, payload in control:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                    self._caller = _CREDENTIALS.unpack(payload)[0]
+
+    def begin(self, wall_s: float, fds: tuple[int, ...]) -> int:
+        """Hand the sockets of a call to the process that waits, and tell init; returns its number."""
+        assert self.channel is not None
+        assert self.calls is not None
+        self.call_count += 1
+        self._waits = False
+        try:
+            wire.send(self.channel, {"call": self.call_count, "wall_s": wall_s})
+            wire.send(self.calls, {"call": self.call_count}, fds)
+        except OSError:
+            self.lost = True  # the call hears it from the closed channel
+        return self.call_count
+
+    _waits = False
+
     def register(self, epoll: select.epoll) -> None:
-        """Add to `epoll` what is readable once `is_ready` should be tried again."""
-        epoll.register(self._reply.fileno(), select.EPOLLIN)
+        """Add to `epoll` what is readable once `is_ready` or `caller` should be tried again."""
+        epoll.register((self.calls or self._reply).fileno(), select.EPOLLIN)
 
     def take_turn(self) -> bool:
         try:
@@ -114,28 +155,29 @@ class Session:
                 pass
             os.close(self.pidfd)
             self.pidfd = -1
-        for sock in (self._reply, self.channel, self.status):
+        for sock in (self._reply, self.channel, self.status, self.calls):
             if sock is not None:
                 sock.close()
-        self.channel = self.status = None
+        self.channel = self.status = self.calls = None
 
     def __del__(self) -> None:
         os.close(self.turn)
 
 
 class SessionCall(Call):
-    """A call in a session: init reports how it ended, and the session outlives it."""
+    """A call in a session, which outlives it. Over by its report; otherwise init says how it ended."""
 
     def __init__(self, session: Session, request: bytes, *, wall_s: float, config: SandboxConfig) -> None:
         assert session.channel is not None
         self.session = session
+        self._asked = False
+        self._pid = session.caller() or 0
         ours, theirs = socket.socketpair()
         out, out_end = os.pipe2(os.O_CLOEXEC)
         err, err_end = os.pipe2(os.O_CLOEXEC)
+        base_ns = _cpu_ns(self._pid)
         try:
-            wire.send(session.channel, {"call": True, "wall_s": wall_s}, (theirs.fileno(), out_end, err_end))
-        except OSError:
-            session.lost = True  # the call below hears it from the closed channel
+            self._number = session.begin(wall_s, (theirs.fileno(), out_end, err_end))
         finally:
             theirs.close()
             os.close(out_end)
@@ -147,12 +189,28 @@ class SessionCall(Call):
             pidfd=os.dup(session.pidfd),
             out=out,
             err=err,
+            cpu_ns=base_ns,
         )
         super().__init__(taken, request, wall_s=wall_s, config=config)
         if not session.keeps_state:
             # One process is all there is: nobody but us can end its call, and the session goes with it.
             self._asked = True
             self._act_at_s = self.began_s + wall_s
+
+    def _host_pid(self) -> int:
+        return self._pid
+
+    def _measured_now(self, said: Message) -> Ending | None:
+        """The call is over; its process lives on as the session's state."""
+        unseen = Ending(status=None, cpu_ns=0, peak_bytes=0, why=None, ooms=0, refused_forks=0)
+        ending = measure(self._pid, self.taken.pidfd, self.taken.cpu_ns, alone=False) or unseen
+        if said.get("exception") is None:
+            return ending
+        counted = self.session.measured()
+        return replace(ending, ooms=counted.get("ooms", 0), refused_forks=counted.get("refused_forks", 0))
+
+    def _leave(self) -> None:
+        """Init ends what is left."""
 
     def _end_processes(self) -> None:
         """Ask init to end the call; the second time, end the session."""
@@ -161,11 +219,9 @@ class SessionCall(Call):
             return
         self._asked = True
         try:
-            wire.send(self.session.channel, {"kill": True})
+            wire.send(self.session.channel, {"kill": self._number})
         except OSError:
             super()._end_processes()
-
-    _asked = False
 
     def _without_word(self) -> Message:
         """Init is gone, and the session with it; the zygote can say why."""
@@ -190,12 +246,22 @@ class SessionCall(Call):
         else:
             super()._overdue()
 
+    def _is_for_this(self, message: Message) -> bool:
+        return message.get("call") == self._number  # an earlier call's end may have been told twice
+
     def _heard(self, said: Message) -> Message:
         """After a kill that was not ours, ask whether the kernel ended it for its memory."""
         if said["status"] is None or said["why"] is not None or self.session.lost:
             return said
         measured = self.session.measured()
         return {**said, **{key: measured[key] for key in ("ooms", "refused_forks") if key in measured}}
+
+
+def _cpu_ns(pid: int) -> int:
+    try:
+        return time.clock_gettime_ns((~pid << 3) | 2) if pid else 0
+    except OSError:
+        return 0
 
 
 class Sessions:

@@ -145,7 +145,7 @@ class Zygote:
         kind = socket.SOCK_STREAM if reply is None else socket.SOCK_SEQPACKET
         channel, inner = socket.socketpair(socket.AF_UNIX, kind)
         status, report = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        out, out_end = os.pipe2(os.O_CLOEXEC)
+        out, out_end = os.pipe2(os.O_CLOEXEC) if reply is None else _calls()
         err, err_end = os.pipe2(os.O_CLOEXEC)
         slot = self.free_slots.pop() if self.uses_cgroup else None
         if self.own_pids >= 0:
@@ -223,7 +223,7 @@ class Zygote:
             if found.slot is not None:
                 found.slot.reset()
             out, err, status = found.streams
-            message = {"child": found.pid}
+            message = {"child": found.pid, "cpu_ns": found.cpu_base_ns}
             to = self.control if found.reply is None else found.reply
             try:
                 wire.send(to, message, (found.channel.fileno(), status, found.pidfd, out, err))
@@ -407,6 +407,16 @@ class Zygote:
                 memory.kill_session(found.pid)
         except ProcessLookupError:
             pass  # it ended by itself a moment ago
+
+
+def _calls() -> tuple[int, int]:
+    """A socket for the calls of a session, in the place of its stdout: each call brings streams of its own.
+
+    The server's end tells the pid of whoever speaks, as the kernel knows it.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return ours.detach(), theirs.detach()
 
 
 def settle(spec: Message, level: int) -> None:
