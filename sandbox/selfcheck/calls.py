@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ for entry in attempt(os.listdir, "/proc") or ():
 for entry in attempt(os.listdir, "/dev/pts") or ():
     if entry.isdigit():
         breach("sees its terminal")
-# The other's number can be guessed.
+# The other's number can be guessed. Nothing here changes anything, should it be of somebody else.
 if T["walled"]:
     head, size = ctypes.c_void_p(), ctypes.c_size_t()
     for pid in dict.fromkeys([*range(1, 200), *range(max(1, me - 100), me + 100)]):
@@ -228,13 +229,9 @@ if T["walled"]:
             continue
         for what, number in (
             ("kill", call("kill", pid, 0)[0]), ("tgkill", call("tgkill", pid, pid, 0)[0]),
-            ("ptrace", call("ptrace", 0x4206, pid, 0, 0)[0]),
             ("prlimit", call("prlimit64", pid, resource.RLIMIT_CORE, None, bytes(16))[0]),
             ("get_robust_list", call("get_robust_list", pid, ctypes.byref(head), ctypes.byref(size))[0]),
-            ("process_vm_readv", call("process_vm_readv", pid, None, 0, None, 0, 0)[0]),
             ("kcmp", call("kcmp", me, pid, 1, 0, 0)[0]),
-            ("ioprio_set", call("ioprio_set", 1, pid, 3 << 13)[0]),
-            ("sched_setattr", call("sched_setattr", pid, bytes(48), 0)[0]),
         ):
             if number >= 0:
                 breach(what, "works on process", pid)
@@ -245,8 +242,7 @@ held("sees nothing of it")
 def _at_once(arena: Arena, stage: Stage) -> Observation:
     """D-22: one call holds what it has while another looks around."""
     name = stage.name()
-    holding = threading.Thread(target=arena.run, args=(program(_HOLD, name=name),))
-    holding.start()
+    holding = beside(arena, program(_HOLD, name=name))
     try:
         if not wait_until(lambda: processes_named(name), 5):
             return Observation(trouble="the first call did not start")
@@ -295,8 +291,7 @@ def _use_up(arena: Arena, stage: Stage) -> Observation:
     limit = 0 if arena.walled else _tasks_of(uid or os.getuid()) + 8
     name = stage.name()
     values: dict[str, Any] = {"uid": uid, "limit": limit, "name": name}
-    using = threading.Thread(target=arena.run, args=(program(_USE_UP, **values),))
-    using.start()
+    using = beside(arena, program(_USE_UP, **values))
     try:
         if not wait_until(lambda: processes_named(name), 5):
             return Observation(trouble="the first call did not start")
@@ -317,6 +312,18 @@ def _tasks_of(uid: int) -> int:
                 if os.stat(f"/proc/{entry}").st_uid == uid:
                     count += len(os.listdir(f"/proc/{entry}/task"))
     return count
+
+
+def beside(arena: Arena, code: str) -> threading.Thread:
+    """A call that runs while others do; what comes of it does not matter."""
+
+    def run() -> None:
+        with contextlib.suppress(SandboxError):
+            arena.run(code)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
 
 
 _RANDOM = r"""
@@ -371,14 +378,8 @@ os.waitpid(pid, 0)
 def _random(arena: Arena, stage: Stage) -> Observation:
     if arena.walled:
         outputs: list[str] = []
-        threads = [
-            threading.Thread(target=lambda: outputs.append(arena.run(program(_SHOW_RANDOM)).result.stdout))
-            for _ in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(4) as pool:
+            outputs += pool.map(lambda _: arena.run(program(_SHOW_RANDOM)).result.stdout, range(4))
         outputs += [arena.run(program(_SHOW_RANDOM)).result.stdout for _ in range(2)]
         lines = [line for output in outputs for line in output.splitlines()]
     else:

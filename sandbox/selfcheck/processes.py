@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -288,32 +288,26 @@ time.sleep(T["seconds"])
 def _rights(arena: Arena, stage: Stage) -> Observation:
     """D-06, read on the host while the code runs."""
     label = stage.name()
-    source = program(_RIGHTS, name=label, seconds=0.5)
-    ran: list[Observation] = []
-    thread = threading.Thread(target=lambda: ran.append(judge(arena.run(source), stage)))
-    thread.start()
-    found: dict[str, str] = {}
-    try:
-        if wait_until(lambda: processes_named(label), 5):
-            for pid in processes_named(label):
-                text = Path(f"/proc/{pid}/status").read_text()
-                found = {line.partition(":")[0]: line.partition(":")[2].strip() for line in text.splitlines()}
-    finally:
-        thread.join()
-    if not found:
-        return Observation(trouble="its process was not found")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(arena.run, program(_RIGHTS, name=label, seconds=0.5))
+        if not wait_until(lambda: processes_named(label) or running.done(), 5) or running.done():
+            return Observation(trouble=f"its process was not found: {running.result().result.error}")
+        found = status_of(processes_named(label)[0])
+        running.result()
     # Not CapBnd: an ordinary user cannot empty it, and without new rights (NoNewPrivs) it means nothing.
     sets = ("CapInh", "CapPrm", "CapEff", "CapAmb")
     wrong = [f"{name} {found[name]}" for name in sets if int(found[name], 16)]
-    wrong += [
-        f"{name} {found[name]}"
-        for name, right in (("NoNewPrivs", "1"), ("Seccomp", "2"))
-        if found[name] != right
-    ]
+    exact = ("NoNewPrivs", "1"), ("Seccomp", "2")
+    wrong += [f"{name} {found[name]}" for name, right in exact if found[name] != right]
     wrong += [f"{name} {found[name]}" for name in ("Uid", "Gid") if "0" in found[name].split()]
     if os.geteuid() == 0 and set(found["Groups"].split()) & {str(group) for group in (0, *os.getgroups())}:
         wrong.append(f"Groups {found['Groups']}")
     return Observation(breach=", ".join(wrong), met=f"uid {found['Uid'].split()[0]} without rights")
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: text.strip() for name, _, text in (line.partition(":") for line in lines)}
 
 
 _CORE = r"""
@@ -328,8 +322,8 @@ limit = resource.getrlimit(resource.RLIMIT_CORE)
 try:
     pid = os.fork()
 except OSError as error:
-    # One process only: what decides is the limit, and whether a program of the host takes dumps.
-    held("the limit is", limit) if limit[1] == 0 else breach("the limit is", limit)
+    # One process only: what decides is the limit. At 1 the kernel does not ask a program of the host either.
+    held("the limit is", limit) if limit[1] <= 1 else breach("the limit is", limit)
 else:
     if pid == 0:
         crash()

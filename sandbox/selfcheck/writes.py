@@ -32,22 +32,15 @@ def _on_canary(name: str, code: str, **more: Any) -> Attack:
 def _make_files(arena: Arena, stage: Stage) -> Observation:
     name = stage.name()
     ran = arena.run(program(_MAKE, name=name, open=str(stage.shared.parent)))
-    found = []
-    for line in ran.result.stdout.splitlines():
-        path = Path(line.removeprefix("held made ")) / name
-        if not line.startswith("held made "):
-            continue
-        # A level without a file system of its own keeps them in a folder that goes with the call.
-        if not _goes_away(path, _GONE_S if arena.walled else 0):
-            found.append(str(path.parent))
-            path.unlink()
-    return Observation(
-        breach=f"made files in {' '.join(found)}"[:300] if found else "", met=judge(ran, stage).met
-    )
-
-
-def _goes_away(path: Path, seconds: float) -> bool:
-    return wait_until(lambda: not path.exists(), seconds)
+    lines = [line for line in ran.result.stdout.splitlines() if line.startswith("held made ")]
+    made = [Path(line.removeprefix("held made ")) / name for line in lines]
+    # A level without a file system of its own keeps them in a folder that goes with the call.
+    wait_until(lambda: not any(path.exists() for path in made), _GONE_S if arena.walled else 0)
+    left = [path for path in made if path.exists()]
+    for path in left:
+        path.unlink()
+    found = " ".join(str(path.parent) for path in left)
+    return Observation(breach=f"made files in {found}"[:300] if found else "", met=judge(ran, stage).met)
 
 
 def _paths(stage: Stage, arena: Arena) -> dict[str, Any]:
