@@ -185,7 +185,9 @@ def become(uid):
         os.setresuid(uid, uid, uid)
 
 def pids():
-    "Every process that can be seen or guessed, without this one."
+    "Every process that can be seen or guessed, without this one; of a control, only those made for it."
+    if T.get("staged_only"):
+        return list(T["pids"])
     known = {int(name) for name in attempt(os.listdir, "/proc") or () if name.isdigit()}
     every = dict.fromkeys([*T.get("pids", ()), os.getppid(), *sorted(known)])
     return [pid for pid in every if pid > 0 and pid != os.getpid()]

@@ -33,6 +33,9 @@ def _on_victim(name: str, code: str, **more: Any) -> Attack:
                     program(
                         code,
                         pids=[victim.pid, os.getpid()],
+                        # Outside the sandbox these attacks succeed: they would stop other programs of this
+                        # machine, and take from their pipes what nobody gives back.
+                        staged_only=not arena.walled,
                         addresses=[victim.address, ctypes.addressof(stage.memory)],
                         fd=victim.fd,
                         files=[str(path) for path in stage.secret_files],
