@@ -125,12 +125,7 @@ def _enter(
     if level == 2:
         walls.unused_user(base)
     os.chdir(spec["cwd"] or f"{base}/work")
-    runner.OUT = f"{base}/out"
-    os.environ.update(HOME=base, TMPDIR=base, SANDBOX_OUT=runner.OUT)
-    if (
-        "matplotlib" not in sys.modules
-    ):  # preloaded, it has its cache already, where this process cannot write
-        os.environ["MPLCONFIGDIR"] = f"{base}/.matplotlib"
+    name_folders(base)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     processes = [os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)] if session else []
     walls.only_descriptors((null, null, null, channel.fileno(), *streams, *processes))
@@ -144,6 +139,17 @@ def _enter(
         os.close(CALLS_FD)
     os.close(CALLS_FD + 1)
     _own_randomness()
+
+
+def name_folders(base: str) -> None:
+    """Tell the code where its folders are. What the zygote set already stays: setting it costs pages."""
+    runner.OUT = f"{base}/out"
+    names = {"HOME": base, "TMPDIR": base, "SANDBOX_OUT": runner.OUT}
+    if "matplotlib" not in sys.modules:  # preloaded, it has its cache, where this process cannot write
+        names["MPLCONFIGDIR"] = f"{base}/.matplotlib"
+    for name, value in names.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
 
 
 def rules(spec: Message, level: int, base: str) -> list[tuple[str, int]]:

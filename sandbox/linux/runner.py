@@ -156,9 +156,12 @@ def shorten(text: str) -> str:
     return f"{text[:MAX_VALUE_CHARS]}… ({len(text) - MAX_VALUE_CHARS} more characters)"
 
 
-def rehearse() -> None:
-    """Run two snippets through the real path, so that the pages that code needs are there already."""
-    for code in REHEARSALS:
+def rehearse(snippets: tuple[str, ...] = REHEARSALS[:1]) -> None:
+    """Run snippets through the real path, so that the pages that code needs are there already.
+
+    A child runs the first only: what an exception needs costs each call a millisecond, and few have one.
+    """
+    for code in snippets:
         json.dumps(run(code, fresh_main(), "<rehearsal>"))
         _rehearse_collecting()
     linecache.cache.clear()
@@ -287,7 +290,7 @@ def prepare() -> None:
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         sys.stdout = sys.stderr = nowhere
         try:
-            rehearse()
+            rehearse(REHEARSALS)
         finally:
             sys.stdout, sys.stderr = kept
     gc.collect()

@@ -45,8 +45,9 @@ def own_user(outer_id: int) -> None:
         ("uid_map", f"{INNER_ID} {outer_id} 1"),
         ("gid_map", f"{INNER_ID} {outer_id} 1"),
     ):
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-            file.write(text)
+        fd = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(fd, text.encode())
+        os.close(fd)
 
 
 def working_folders(base: str) -> None:

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 
-from sandbox.linux import child, libc, memory, runner, tree, wire
+from sandbox.linux import child, libc, memory, runner, tree, walls, wire
 
 TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
@@ -432,5 +432,6 @@ def settle(spec: Message, level: int) -> None:
             reason = f"preload: the module {name} cannot be imported: {type(error).__name__}: {error}"
             raise ImportError(reason) from error
     if level == 4:
+        child.name_folders(walls.TMP)  # the same for all
         tree.seal()
     runner.prepare()
