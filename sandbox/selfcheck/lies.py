@@ -14,7 +14,7 @@ from typing import Any
 from sandbox.selfcheck.arenas import Arena, Ran
 from sandbox.selfcheck.model import Attack, Family, Observation
 from sandbox.selfcheck.prelude import judge, program
-from sandbox.selfcheck.stage import Stage
+from sandbox.selfcheck.stage import Stage, burns
 from sandbox.types import EndedBy
 
 _SERVER_GROWTH_BYTES = 48 * 1024**2
@@ -60,24 +60,28 @@ def _believed(ran: Ran) -> dict[str, Any]:
 
 
 def _forged(code: str, *ends: tuple[EndedBy, int], session: bool = False) -> Any:
-    """The code forges reports, then does something; inside, one of `ends` is said, and nothing else."""
+    """The code forges reports, then does something; inside, one of `ends` is said, or that it is done.
+
+    Whoever says that it is done could as well have left, so this ends the call. It must really be its end.
+    """
 
     def function(arena: Arena, stage: Stage) -> Observation:
-        name = stage.name() if session and arena.walled else None
-        ran = arena.run(program(FORGE + code), timeout_seconds=1.0, session=name)
+        label = stage.name()
+        source = program(f"{FORGE}label(T['name'])\n{code}", name=label)
+        ran = arena.run(source, timeout_seconds=1.0, session=label if session and arena.walled else None)
         result = ran.result
         if not arena.walled:
-            wrong = _believed(ran).get("exit_code") == 0 and (
-                result.return_code or result.ended_by is EndedBy.TIME
-            )
+            ended_well = result.return_code == 0 and result.ended_by is not EndedBy.TIME
+            wrong = _believed(ran).get("exit_code") == 0 and not ended_well
             return Observation(breach="a reader of frames believes that it went well" if wrong else "")
-        if ran.outlived:
-            return Observation(breach=ran.outlived)
         said = f"ended by {result.ended_by}, status {result.return_code}"
-        if (result.ended_by, result.return_code) not in ends or result.success:
-            return Observation(breach=f"{said}, success {result.success}; that is not true")
-        if result.duration_ms < 1 or result.cpu_ms <= 0 or result.peak_memory_bytes <= 0:
-            return Observation(breach="the times or the memory are not what was measured")
+        if ran.outlived or (breach := burns(label)):
+            return Observation(breach=ran.outlived or f"{said}, but it {breach}")
+        if (result.ended_by, result.return_code) not in (*ends, (EndedBy.EXIT, 0)):
+            return Observation(breach=f"{said}; that is not true")
+        if result.duration_ms <= 0 or result.cpu_ms <= 0 or result.peak_memory_bytes <= 1 << 20:
+            used = f"{result.duration_ms} ms, {result.cpu_ms} ms of CPU, {result.peak_memory_bytes} bytes"
+            return Observation(breach=f"{used}: that is not what was used")
         return Observation(met=said)
 
     return function

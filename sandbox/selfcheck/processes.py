@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,8 +37,13 @@ def _on_victim(name: str, code: str, *, apart: bool = False, **more: Any) -> Att
         uid = NOBODY if apart and not arena.walled and os.geteuid() == 0 else 0
         with stage.victim(uid) as victim:
             before = _state(victim.pid)
-            source = program(f"become({uid})\n{code}", pids=[victim.pid], server=os.getpid())
-            said = judge(arena.run(source), stage)
+            values = {
+                "pids": [victim.pid],
+                "staged_only": not arena.walled,  # in the open it works: on the victim, and on nobody else
+                "server": os.getpid(),
+                "signal": int(signal.SIGURG) if uid else 0,
+            }
+            said = judge(arena.run(program(f"become({uid})\n{code}", **values)), stage)
             changed = ""
             if victim.process.poll() is None and _state(victim.pid) != before:
                 changed = f"the victim has {_state(victim.pid)}, it had {before}"
@@ -69,10 +75,10 @@ for pid in T["pids"]:
 """
 
 _KILL_ANY = r"""
-# Every process of this user, with a signal that nobody minds: urgent data on a socket.
+# A real signal only where the victim is all that it can reach; else signal 0, which asks for the right only.
 try:
-    os.kill(-1, signal.SIGURG)
-    held("let through")
+    os.kill(-1, T["signal"])
+    breach("may signal somebody")
 except OSError as error:
     held("kill", name_of(error.errno))
 """
@@ -269,7 +275,8 @@ def _setuid(arena: Arena, stage: Stage) -> Observation:
         for name, mode, calls in (("setuid", 0o4755, user), ("setgid", 0o2755, group)):
             path = stage.read_only / name
             path.write_bytes(tiny_program(machine, *calls))
-            os.chown(path, 0, 0)
+            if os.geteuid() == 0:
+                os.chown(path, 0, 0)
             path.chmod(mode)
             made.append(str(path))
         return made

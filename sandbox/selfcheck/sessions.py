@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from pathlib import Path
 from typing import Any
 
 from sandbox.errors import SandboxError
@@ -12,13 +10,10 @@ from sandbox.selfcheck.arenas import Arena, end_processes_named
 from sandbox.selfcheck.lies import FORGE
 from sandbox.selfcheck.model import Attack, Family, Observation
 from sandbox.selfcheck.prelude import judge, program
-from sandbox.selfcheck.stage import Stage, processes_named, wait_until
+from sandbox.selfcheck.stage import Stage, burns, processes_named, wait_until
 from sandbox.types import EndedBy, IsolationLevel
 
 _GONE_S = 1.0
-_MOMENT_S = 0.3  # for what ends the processes of a call
-_WATCH_S = 0.5
-_IDLE_TICKS = 1  # of a hundredth of a second, that what only waits may use in that time
 
 _REMEMBER = "kept = T['name']\nimport builtins\nbuiltins.kept = kept\nopen(kept, 'w').close()\nheld('kept')"
 _RECALL = """
@@ -80,28 +75,6 @@ elif T["how"] == "timer":
 """
 
 
-def _ticks(name: str) -> int:
-    """CPU time of all processes of that name, in ticks."""
-    total = 0
-    for pid in processes_named(name):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        total += int(fields[11]) + int(fields[12])
-    return total
-
-
-def _burns(name: str) -> str:
-    """Whether processes of that name use the processor, a moment after their call ended; ends them."""
-    time.sleep(_MOMENT_S)
-    before = _ticks(name)
-    time.sleep(_WATCH_S)
-    used = _ticks(name) - before
-    end_processes_named(name)
-    return f"used {used} hundredths of a second of CPU after its end" if used > _IDLE_TICKS else ""
-
-
 def _goes_on(how: str) -> Any:
     """Between the calls of a session nothing runs; a call may not hide there from its limits."""
 
@@ -109,7 +82,7 @@ def _goes_on(how: str) -> Any:
         name = stage.name()
         code = program(_GO_ON, name=name, how=how if arena.walled else "bare")
         said = judge(arena.run(code, session=name if arena.walled else None), stage)
-        return Observation(breach=_burns(name), met=said.met, trouble=said.trouble)
+        return Observation(breach=burns(name), met=said.met, trouble=said.trouble)
 
     return function
 
@@ -158,8 +131,8 @@ def _control(arena: Arena, stage: Stage) -> Observation:
         arena.run("kept = 41", session=other)
         ran = arena.run(program(FORGE + _CONTROL, spin=spin, name=name), session=name, timeout_seconds=0.5)
         # It may say that it is done while it goes on; then it is stopped there, which comes to the same.
-        if burns := ran.outlived or _burns(name):
-            return Observation(breach=burns)
+        if breach := ran.outlived or burns(name):
+            return Observation(breach=breach)
         again = arena.run("print(kept + 1)", session=other).result
         if again.stdout != "42\n":
             return Observation(breach=f"another session lost its state: {again.error or again.stderr[-100:]}")

@@ -9,6 +9,7 @@ import os
 import secrets
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,9 @@ NOBODY = 54322
 CANARY = "unchanged"
 _IPC_PRIVATE, _IPC_RMID = 0, 0
 _PATIENCE_S = 5.0
+_MOMENT_S = 0.3  # for what ends the processes of a call
+_WATCH_S = 0.5
+_IDLE_TICKS = 1  # of a hundredth of a second, that what only waits may use in that time
 
 _VICTIM = """
 import ctypes, json, os, signal, sys
@@ -266,6 +270,28 @@ def processes_named(name: str) -> list[int]:
                 if comm == name[:15] and rest[0] not in "ZX":
                     found.append(int(entry))
     return found
+
+
+def burns(name: str) -> str:
+    """Whether processes of that name use the processor, a moment after their call ended; ends them."""
+    time.sleep(_MOMENT_S)
+    before = _ticks(name)
+    time.sleep(_WATCH_S)
+    used = _ticks(name) - before
+    for pid in processes_named(name) if used else ():
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    return f"used {used} hundredths of a second of CPU after its end" if used > _IDLE_TICKS else ""
+
+
+def _ticks(name: str) -> int:
+    """CPU time of all processes of that name, in ticks."""
+    total = 0
+    for pid in processes_named(name):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+    return total
 
 
 def wait_until(condition: Callable[[], Any], seconds: float) -> bool:

@@ -5,6 +5,7 @@ The package runs from a copy, and by an interpreter, that everyone can read; our
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -31,16 +32,11 @@ def interpreter_for_all() -> str:
         "import ctypes, os, ssl, sys; "
         "sys.exit(sys.version_info < (3, 11) or not os.access(sys.executable, os.X_OK))"
     )
+    who = _as(STRANGER if os.geteuid() == 0 else None)
     for candidate in (ours, f"/usr/bin/{version}", f"/usr/local/bin/{version}", "/usr/bin/python3"):
-        if os.path.exists(candidate):
-            done = subprocess.run(
-                [candidate, "-I", "-c", probe],
-                cwd="/",
-                capture_output=True,
-                check=False,
-                **_as(STRANGER if os.geteuid() == 0 else None),
-            )
-            if done.returncode == 0:
+        with contextlib.suppress(OSError):
+            argv = [candidate, "-I", "-c", probe]
+            if subprocess.run(argv, cwd="/", capture_output=True, check=False, **who).returncode == 0:
                 return candidate
     pytest.skip("needs an interpreter that every user can run")
 

@@ -46,6 +46,7 @@ class Runs:
     def __init__(self, elsewhere: Elsewhere) -> None:
         self._elsewhere = elsewhere
         self._found: dict[str, Findings] = {}
+        self.said = ""  # by those that failed, on stderr
 
     def findings(self, who: str) -> Findings:
         if who not in self._found:
@@ -56,7 +57,7 @@ class Runs:
             for line in done.stdout.splitlines():
                 found = json.loads(line)
                 self._found[who][who, IsolationLevel.parse(found["level"]), found["name"]] = found
-            self.said = done.stderr
+            self.said += done.stderr
         return self._found[who]
 
 
