@@ -112,9 +112,8 @@ def _enter(
     limits = spec["limits"]
     base = walls.TMP
     if level == 4:
-        libc.prctl(
-            libc.PR_SET_DUMPABLE, 1
-        )  # lost when a root server changed its user; /proc/self is root's without
+        # Lost when a root server changed its user; /proc/self would be root's without it.
+        libc.prctl(libc.PR_SET_DUMPABLE, 1)
         outer_id = os.getuid()
         walls.private_folders(limits)
         walls.own_user(outer_id)

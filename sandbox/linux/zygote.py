@@ -148,11 +148,20 @@ class Zygote:
         out, out_end = os.pipe2(os.O_CLOEXEC) if reply is None else _calls()
         err, err_end = os.pipe2(os.O_CLOEXEC)
         slot = self.free_slots.pop() if self.uses_cgroup else None
-        if self.own_pids >= 0:
-            # A second unshare is refused unless the process is back in its own namespace first.
-            libc.setns(self.own_pids, libc.CLONE_NEWPID, "CLONE_NEWPID")
-            libc.unshare(libc.CLONE_NEWPID, "CLONE_NEWPID")
-        pid = os.fork()
+        try:
+            if self.own_pids >= 0:
+                # A second unshare is refused unless the process is back in its own namespace first.
+                libc.setns(self.own_pids, libc.CLONE_NEWPID, "CLONE_NEWPID")
+                libc.unshare(libc.CLONE_NEWPID, "CLONE_NEWPID")
+            pid = os.fork()
+        except OSError:
+            for sock in (channel, inner, status, report):
+                sock.close()
+            for fd in (out, out_end, err, err_end):
+                os.close(fd)
+            if slot is not None:
+                self.free_slots.append(slot)
+            raise
         if pid == 0:
             child.live(
                 self.spec,
