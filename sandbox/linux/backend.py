@@ -6,19 +6,23 @@ import math
 import os
 import select
 import time
+import warnings
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
-from typing import NamedTuple, Self, cast
+from typing import Self, TypeVar, cast
 
 from sandbox.errors import Missing, SandboxBusy, SandboxClosed, SandboxConfigError, SandboxDied, SandboxError
 from sandbox.linux import wire
 from sandbox.linux.call import Call
-from sandbox.linux.handle import ZygoteProcess
-from sandbox.linux.sessions import SessionCall, Sessions
+from sandbox.linux.handle import NO_MORE_FILES, TOO_MANY_FILES
+from sandbox.linux.session_call import SessionCall
+from sandbox.linux.sessions import Sessions
 from sandbox.linux.spec import plan
 from sandbox.linux.tenants import Tenant, Tenants
+from sandbox.linux.waiting import Bell, Wait
 from sandbox.types import EndedBy, IsolationLevel, SandboxConfig, SandboxResult
 from sandbox.validate import seconds
 
@@ -27,17 +31,10 @@ _NOT_ENFORCED = {
     IsolationLevel.L2: ("max_disk_mb", "max_files", "max_processes"),
 }
 _CANCEL_S = 3.0
-_LOOK_AGAIN_S = 1.0  # at whether the sandbox was closed, and for a child that another waiter left
-
-
-class Wait(NamedTuple):
-    """Wait until `fd` is readable, `seconds` at most."""
-
-    fd: int
-    seconds: float
-
+_LOOK_AGAIN_S = 1.0  # at whether the zygote is well, while a call waits for it
 
 Work = Generator[Wait, None, SandboxResult]
+_T = TypeVar("_T")
 
 
 class PythonSandbox:
@@ -56,8 +53,13 @@ class PythonSandbox:
     def __init__(self, config: SandboxConfig | None = None) -> None:
         self.config = config or SandboxConfig()
         self._plan = plan(self.config)
-        self._tenants = Tenants(self._plan)
-        self._sessions = Sessions(self.config.max_sessions)
+        self._begin()
+        _sandboxes.add(self)
+
+    def _begin(self) -> None:
+        self._bell = Bell()
+        self._tenants = Tenants(self._plan, self._bell)
+        self._sessions = Sessions(self.config.max_sessions, self.config.session_idle_seconds)
 
     @property
     def level(self) -> IsolationLevel | None:
@@ -81,12 +83,14 @@ class PythonSandbox:
         work = self._work(code, session, files, timeout_seconds, tenant)
         try:
             while True:
-                wait = next(work)
-                poll = select.poll()
-                poll.register(wait.fd, select.POLLIN)
-                poll.poll(math.ceil(wait.seconds * 1000))
+                _wait(next(work))
         except StopIteration as done:
             return cast("SandboxResult", done.value)
+        except SandboxError:
+            raise
+        except BaseException:  # KeyboardInterrupt, or what another signal handler raises
+            _cancel(work)
+            raise
         finally:
             work.close()
 
@@ -136,14 +140,42 @@ class PythonSandbox:
     def end_session(self, session: str, *, tenant: str = "") -> bool:
         return self._sessions.end(tenant, session)
 
+    def warm(self, *, tenant: str = "") -> None:
+        """Start what the tenant's first call needs, in the background; returns within milliseconds.
+
+        What goes wrong then is said to the next call, which tries again.
+
+        Raises:
+            SandboxUnavailable: The interpreter cannot be executed.
+            SandboxClosed: The sandbox is closed.
+        """
+        self._tenants.start(tenant)
+
     def close(self) -> None:
-        """End everything this sandbox started, within two seconds. Can be called again."""
-        if self._tenants.closed:
-            return
+        """End everything this sandbox started, within two seconds. Can be called again, also by a signal
+        handler: calls in flight raise `SandboxClosed`.
+        """
+        self._close(wait=True)
+
+    def _close(self, *, wait: bool) -> None:
         self._sessions.close()
-        self._tenants.close()
-        for folder in self._plan.folders:
-            os.close(folder.fd)
+        if self._tenants.close(wait=wait):
+            for folder in self._plan.folders:
+                os.close(folder.fd)
+
+    def __del__(self) -> None:
+        if (tenants := getattr(self, "_tenants", None)) is None or tenants.closed:
+            return
+        if tenants.is_used:
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=1)
+        self._close(wait=False)
+
+    def _leave_to_parent(self) -> None:
+        """In a fork of the server: what was started is the server's, and this process begins anew."""
+        if not self._tenants.closed:
+            self._sessions.forget()
+            self._tenants.forget()
+            self._begin()
 
     def __enter__(self) -> Self:
         return self
@@ -206,68 +238,50 @@ class PythonSandbox:
         So threads and event loops, which wait differently, share the rest. `_Cancelled` may be thrown in.
         """
         request, wall_s = self._request(code, files, timeout_seconds)
-        if session is None:
-            return (yield from self._fresh(self._tenants.of(tenant), request, wall_s))
-        return (yield from self._in_session(self._tenants.of(tenant), tenant, session, request, wall_s))
-
-    def _fresh(self, home: Tenant, request: bytes, wall_s: float) -> Work:
-        give_up_s = time.monotonic() + self.config.queue_seconds
-        while True:
-            zygote, taken = home.take()
-            if taken is not None:
-                break
-            yield from self._wait(home.register, give_up_s)
-        try:
-            call = Call(taken, request, wall_s=wall_s, config=self.config)
-            zygote.started(taken, wall_s)
-            with closing(call):
-                yield from self._drive(call)
-                return self._result(call, zygote)
-        finally:
-            home.finished(zygote)
-
-    def _in_session(self, home: Tenant, tenant: str, name: str, request: bytes, wall_s: float) -> Work:
-        give_up_s = time.monotonic() + self.config.queue_seconds
-        while (zygote := home.ready()) is None:
-            yield from self._wait(home.register, give_up_s)
         self._sessions.sweep()
-        session, is_new = self._sessions.get(tenant, name, zygote)
+        turn = _Turn(self, time.monotonic())
         try:
-            while not session.is_ready():
-                yield from self._wait(session.register, give_up_s)
-            while not session.take_turn():
-                yield from self._wait(lambda epoll: epoll.register(session.turn, select.EPOLLIN), give_up_s)
+            home = yield from turn.wait(lambda: self._tenants.enter(tenant), lambda epoll: None)
             try:
-                while session.caller() is None:
-                    yield from self._wait(session.register, give_up_s)
+                if session is None:
+                    return (yield from self._fresh(turn, home, request, wall_s))
+                return (yield from self._in_session(turn, home, tenant, session, request, wall_s))
+            finally:
+                self._tenants.leave(home)
+        except OSError as error:
+            if error.errno in NO_MORE_FILES:
+                raise SandboxError(TOO_MANY_FILES) from error
+            raise
+
+    def _fresh(self, turn: _Turn, home: Tenant, request: bytes, wall_s: float) -> Work:
+        taken = yield from turn.wait(lambda: home.take(turn.since_s), home.register, home.look_after)
+        with closing(Call(taken, request, wall_s=wall_s, config=self.config)) as call:
+            taken.zygote.started(taken, wall_s)
+            yield from self._drive(call)
+            return self._result(call)
+
+    def _in_session(
+        self, turn: _Turn, home: Tenant, tenant: str, name: str, request: bytes, wall_s: float
+    ) -> Work:
+        session, is_new = self._sessions.find(tenant, name), False
+        if session is None:
+            zygote = yield from turn.wait(lambda: home.ready(turn.since_s), home.register, home.look_after)
+            session, is_new = self._sessions.begin(tenant, name, zygote)
+        try:
+            yield from turn.wait(lambda: session.is_ready() or None, session.register)
+            yield from turn.wait(lambda: session.take_turn() or None, session.register_turn)
+            try:
+                yield from turn.wait(session.caller, session.register)
                 if session.lost:
                     raise SandboxError(f"session {name!r} ended while this call waited for its turn")
                 with closing(SessionCall(session, request, wall_s=wall_s, config=self.config)) as call:
                     yield from self._drive(call)
-                    result = self._result(call, zygote)
+                    result = self._result(call)
             finally:
                 session.pass_turn()
             return replace(result, session=name, session_lost=session.lost, session_started=is_new)
         finally:
             self._sessions.leave(session)
-
-    def _wait(self, register: Callable[[select.epoll], None], give_up_s: float) -> Iterator[Wait]:
-        """Wait for what `register` names, a second at most.
-
-        Raises:
-            SandboxClosed: The sandbox was closed.
-            SandboxBusy: It is `give_up_s` already.
-        """
-        if self._tenants.closed:
-            raise SandboxClosed("the sandbox was closed")
-        left_s = give_up_s - time.monotonic()
-        if left_s <= 0:
-            raise SandboxBusy(
-                f"no turn for this call within {self.config.queue_seconds:g} s; try again later"
-            )
-        with select.epoll() as epoll:
-            register(epoll)
-            yield Wait(epoll.fileno(), min(_LOOK_AGAIN_S, left_s))
 
     def _drive(self, call: Call) -> Iterator[Wait]:
         try:
@@ -284,12 +298,81 @@ class PythonSandbox:
         except SandboxDied:
             if self._tenants.closed:
                 raise SandboxClosed("the sandbox was closed; the code was ended") from None
+            self._tenants.distrust(call.taken.zygote)
             raise
+        if call.unheard:
+            self._tenants.distrust(call.taken.zygote)
 
-    def _result(self, call: Call, zygote: ZygoteProcess) -> SandboxResult:
-        level = zygote.level or IsolationLevel.NONE
+    def _result(self, call: Call) -> SandboxResult:
+        level = call.taken.zygote.level or IsolationLevel.NONE
         return call.result(level, _NOT_ENFORCED.get(level, ()))
+
+
+class _Turn:
+    """The waiting of one call until its code can run, `queue_seconds` at most for all of it."""
+
+    def __init__(self, sandbox: PythonSandbox, since_s: float) -> None:
+        self.since_s = since_s
+        self._sandbox = sandbox
+
+    def wait(
+        self,
+        attempt: Callable[[], _T | None],
+        register: Callable[[select.epoll], None],
+        look_after: Callable[[], None] = lambda: None,
+    ) -> Generator[Wait, None, _T]:
+        """Wait until `attempt` returns something; `look_after` is called about every second until then.
+
+        Raises:
+            SandboxClosed: The sandbox was closed.
+            SandboxBusy: It took too long.
+        """
+        queue_s = self._sandbox.config.queue_seconds
+        looked_s = time.monotonic()
+
+        def patience_s() -> float:
+            nonlocal looked_s
+            if self._sandbox._tenants.closed:
+                raise SandboxClosed("the sandbox was closed")
+            now = time.monotonic()
+            left_s = self.since_s + queue_s - now
+            if left_s <= 0:
+                raise SandboxBusy(f"no turn for this call within {queue_s:g} s; try again later")
+            if now >= looked_s + _LOOK_AGAIN_S:
+                looked_s = now
+                look_after()
+            return min(_LOOK_AGAIN_S, left_s)
+
+        return (yield from self._sandbox._bell.until(attempt, register, patience_s))
 
 
 class _Cancelled(BaseException):
     """Thrown into `_work` by a driver whose task was cancelled."""
+
+
+def _wait(wait: Wait) -> None:
+    poll = select.poll()
+    poll.register(wait.fd, select.POLLIN)
+    poll.poll(math.ceil(wait.seconds * 1000))
+
+
+def _cancel(work: Work) -> None:
+    """Have the call's processes ended, and wait until they are."""
+    try:
+        wait = work.throw(_Cancelled())
+        while True:
+            _wait(wait)
+            wait = next(work)
+    except (StopIteration, _Cancelled, SandboxError):
+        return
+
+
+_sandboxes: weakref.WeakSet[PythonSandbox] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for each in _sandboxes:
+        each._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)

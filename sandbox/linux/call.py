@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import SandboxDied
-from sandbox.linux import wire
+from sandbox.linux import memory, wire
 from sandbox.linux.handle import Taken
 from sandbox.types import EndedBy, IsolationLevel, SandboxConfig, SandboxResult
 
@@ -30,11 +30,11 @@ _HEADER_BYTES = 256 * 1024  # of a report: its texts are bounded far below this,
 _HEADER_BYTES_PER_ARTIFACT = 16 * 1024  # two names of 512 characters, each 12 bytes as JSON escapes it
 # Output waits in its pipe at first: most calls are over by then, and waking up for each line of theirs would
 # cost them the CPU that they run on. A call that fills the pipe waits this long once.
-_MAX_STATUS = 0xFFFF
-_UNSAID: Message = {"cpu_ns": 0, "peak_bytes": 0, "why": None, "ooms": 0, "refused_forks": 0}
 _QUIET_S = 0.002
+_MAX_STATUS = 0xFFFF
 _BACKSTOP_S = 0.5  # after which the server ends a call that the zygote should have ended
-_REPORT_S = 2.0  # for the zygote's word on a child that was killed
+_WORD_S = 0.5  # for the zygote's word on a call that was ended; then we look ourselves
+_REPORT_S = 2.0  # for the end of one that was ended, or for the word on one that ended by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +90,13 @@ class Stream:
 
 
 class Call:
-    """A request on its way through one child. `close` must be called."""
+    """A request on its way through one child, which it owns from here on. `close` must be called."""
 
     def __init__(self, taken: Taken, request: bytes, *, wall_s: float, config: SandboxConfig) -> None:
         self.config = config
         self.taken = taken
+        self.unheard = False  # the zygote did not say how it ended
+        self._server = os.getpid()
         self.ending: Ending | None = None
         self.done = False
         self.killed: EndedBy | None = None
@@ -102,27 +104,30 @@ class Call:
         self._report = bytearray()
         self._header_limit = _HEADER_BYTES + config.max_artifacts * _HEADER_BYTES_PER_ARTIFACT
         self._report_limit = wire.LENGTH_BYTES + self._header_limit + config.max_artifact_bytes
-        self._channel = socket.socket(fileno=taken.channel)
-        self._status = socket.socket(fileno=taken.status)
-        self._channel.setblocking(False)
+        self._channel, self._status = taken.channel, taken.status
         self._out = Stream(taken.out, config.max_output_bytes)
         self._err = Stream(taken.err, config.max_output_bytes)
         self._flood = max(_FLOOD_FACTOR * config.max_output_bytes, _FLOOD_BYTES)
-        self._epoll = select.epoll()
-        for fd in (taken.out, taken.err):
-            os.set_blocking(fd, False)
-        self._epoll.register(taken.status, select.EPOLLIN)
-        self.began_s = time.monotonic()
         self._wall_s = wall_s
-        self._act_at_s = self.began_s + wall_s + _BACKSTOP_S
-        self.ended_s = self.began_s
         self._listening = False
         self._report_bytes = wire.LENGTH_BYTES
-        self._epoll.register(taken.channel, select.EPOLLIN)
-        self._channel_watched = True
-        self._send()
-        if self._request:
-            self._listen()
+        self._killed_s = 0.0
+        try:
+            self._channel.setblocking(False)
+            for fd in (taken.out, taken.err):
+                os.set_blocking(fd, False)
+            self._epoll = select.epoll()
+            self._epoll.register(self._status, select.EPOLLIN)
+            self._epoll.register(self._channel, select.EPOLLIN)
+            self._channel_watched = True
+            self.began_s = self.ended_s = time.monotonic()
+            self._limit_s = self._act_at_s = self.began_s + wall_s + _BACKSTOP_S
+            self._send()
+            if self._request:
+                self._listen()
+        except BaseException:
+            taken.close()
+            raise
         self._pid = self._host_pid()  # while the child begins
 
     def fileno(self) -> int:
@@ -149,11 +154,13 @@ class Call:
         """Take in whatever is there. Sets `done` when the call is over."""
         ready = self._epoll.poll(0)
         for fd, _ in ready:
-            if fd == self.taken.channel:
+            if fd == self._channel.fileno():
                 self._send()
                 self._receive()
-            elif fd == self.taken.status:
+            elif fd == self._status.fileno():
                 self._hear()
+            elif fd == self.taken.pidfd:
+                self._lose()
             else:
                 stream = self._out if fd == self.taken.out else self._err
                 stream.drain()
@@ -176,13 +183,14 @@ class Call:
         for fd in (self.taken.out, self.taken.err):
             self._epoll.register(fd, select.EPOLLIN)
         if self._request and self._channel_watched:
-            self._epoll.modify(self.taken.channel, select.EPOLLIN | select.EPOLLOUT)
+            self._epoll.modify(self._channel, select.EPOLLIN | select.EPOLLOUT)
 
     def kill(self, why: EndedBy) -> None:
         """End every process of the call now; `advance` hears of it."""
         if self.killed is None:
             self.killed = why
-        self._act_at_s = min(self._act_at_s, time.monotonic() + _REPORT_S)
+            self._killed_s = time.monotonic()
+        self._act_at_s = min(self._act_at_s, time.monotonic() + _WORD_S)
         self._end_processes()
 
     def _end_processes(self) -> None:
@@ -192,16 +200,18 @@ class Call:
             pass
 
     def close(self) -> None:
-        """Close every descriptor. A child that still runs is ended first."""
-        if not self.done:
-            self.kill(EndedBy.CANCELLED)
-        elif self.ending is not None and self.ending.status is None:
-            self._leave()
+        """Close every descriptor. A child that still runs is ended first, which takes milliseconds."""
+        if os.getpid() == self._server:  # in a fork of the server the child is not ours
+            if not self.done:
+                self.kill(EndedBy.CANCELLED)
+                self._wait_for_end()
+            elif self.ending is not None and self.ending.status is None:
+                self._leave()
         self._epoll.close()
-        self._channel.close()
-        self._status.close()
-        for fd in (self.taken.pidfd, self.taken.out, self.taken.err):
-            os.close(fd)
+        self.taken.close()
+
+    def _wait_for_end(self) -> None:
+        has_ended(self.taken.pidfd, within_s=_WORD_S)
 
     def _leave(self) -> None:
         """The call is over by its report, and its processes may still be there."""
@@ -244,7 +254,7 @@ class Call:
                 break
             self._request = self._request[sent:]
         if self._channel_watched:
-            self._epoll.modify(self.taken.channel, select.EPOLLIN)
+            self._epoll.modify(self._channel, select.EPOLLIN)
 
     def _receive(self) -> None:
         for _ in range(_READS_AT_ONCE):
@@ -257,8 +267,9 @@ class Call:
             if not data:
                 if self._channel_watched:
                     # Not just without interest: a closed channel would still wake us up, again and again.
-                    self._epoll.unregister(self.taken.channel)
+                    self._epoll.unregister(self._channel)
                     self._channel_watched = False
+                    self._act_at_s = min(self._act_at_s, time.monotonic() + _REPORT_S)
                 return
             if len(self._report) < self._report_limit:
                 self._report += data
@@ -290,40 +301,44 @@ class Call:
         return measure(self._pid, self.taken.pidfd, self.taken.cpu_ns, alone=True)
 
     def _hear(self) -> None:
-        try:
-            message, _ = wire.receive(self._status)
-        except (OSError, ValueError, RecursionError):
-            message = None  # in a session that is one process, it is the code that speaks
-        if isinstance(message, dict) and not self._is_for_this(message):
-            return
+        said = hear(self._status)
         self.ended_s = time.monotonic()
-        if not isinstance(message, dict) or "status" not in message:
-            message = self._without_word()
-        said: Any = self._heard({**_UNSAID, **message})
-        why = said["why"]
+        if said is None:
+            raise SandboxDied("the sandbox's zygote ended during the call; the code was ended with it")
+        self._conclude(said)
+
+    def _lose(self) -> None:
+        """Its process ended, for a call that watches that."""
+
+    def _conclude(self, said: Message) -> None:
+        status, why = said.get("status"), said.get("why")
         self.ending = Ending(
-            status=None if said["status"] is None else min(_number(said["status"]), _MAX_STATUS),
-            cpu_ns=_number(said["cpu_ns"]),
-            peak_bytes=_number(said["peak_bytes"]),
+            status=None if status is None else min(_number(status), _MAX_STATUS),
+            cpu_ns=_number(said.get("cpu_ns")),
+            peak_bytes=_number(said.get("peak_bytes")),
             why=why if isinstance(why, str) and why in set(EndedBy) else None,
-            ooms=_number(said["ooms"]),
-            refused_forks=_number(said["refused_forks"]),
+            ooms=_number(said.get("ooms")),
+            refused_forks=_number(said.get("refused_forks")),
         )
 
-    def _is_for_this(self, message: Message) -> bool:
-        return True
-
-    def _heard(self, said: Message) -> Message:
-        return said
-
-    def _without_word(self) -> Message:
-        """The other end of the status went away without saying how the call ended."""
-        raise SandboxDied("the sandbox's zygote ended during the call; the code was ended with it")
-
     def _overdue(self) -> None:
-        if self.killed is not None:
-            raise SandboxDied("the sandbox's zygote does not say how the call ended; the code was ended")
-        self.kill(EndedBy.TIME)
+        """The zygote should have ended the call by now, or should have said that it is over."""
+        now = time.monotonic()
+        if has_ended(self.taken.pidfd):
+            if self.killed is None:
+                raise SandboxDied("the sandbox's zygote does not say how the call ended")
+            self.unheard = True
+            self.ended_s = now
+            cpu_ns = memory.cpu_ns([self._pid]) - self.taken.cpu_ns
+            self._conclude({"status": signal.SIGKILL, "cpu_ns": cpu_ns})
+        elif self.killed is not None:
+            if now >= self._killed_s + _REPORT_S:
+                raise SandboxDied("the sandbox's zygote does not answer, and the code's end cannot be seen")
+            self._act_at_s = self._killed_s + _REPORT_S
+        elif now < self._limit_s:
+            self._act_at_s = self._limit_s  # the code itself closed its end of the channel
+        else:
+            self.kill(EndedBy.TIME)
 
     def _drain_rest(self) -> None:
         """All processes of the call are gone: what they wrote is in the pipes, and nothing will follow."""
@@ -386,11 +401,24 @@ def measure(pid: int, pidfd: int, base_ns: int, *, alone: bool) -> Ending | None
                     break
     except OSError:
         return None
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    if poll.poll(0):
+    if has_ended(pidfd):
         return None  # it ended meanwhile, and its pid may be another's
     return Ending(status=None, cpu_ns=max(cpu_ns, 0), peak_bytes=peak, why=None, ooms=0, refused_forks=0)
+
+
+def hear(status: socket.socket) -> Message | None:
+    """The next packet on a status socket; `None` at its end."""
+    try:
+        return wire.receive(status)[0]
+    except OSError:
+        return None
+
+
+def has_ended(pidfd: int, within_s: float = 0.0) -> bool:
+    """Whether the process ended, though perhaps nobody waited for it yet."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(within_s * 1000))
 
 
 def _number(said: object) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import secrets
+import select
 import socket
 import subprocess
+import termios
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from sandbox.errors import Missing, SandboxDied, SandboxError, SandboxUnavailable
@@ -24,31 +27,60 @@ _STARTING = (
     "launcher.main(*map(int, sys.argv[2:]))"
 )
 _HERE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_END_S = 2.0
 _STDERR_BYTES = 4000
+_START_S = 120.0  # to its first word: a heavy preload takes seconds
+_ANSWER_S = 5.0  # to read what it is told; it is busy for milliseconds at a time
 CHILD_FDS = 5
+NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
+TOO_MANY_FILES = "this process has too many open files; raise its limit (ulimit -n)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """A warm child, taken for one call or one session. The call owns the descriptors and closes them.
+    """A warm child, taken for one call or one session, and the descriptors to reach it by.
 
     Args:
         pid: As the zygote sees it.
         channel: Stream to the child.
-        status: Packets from the zygote about the child's end.
+        status: Packets about the child's end.
         pidfd: To end it with.
-        out, err: What it writes; of a session, `out` is the socket that its calls go to.
+        out, err: What it writes.
+        zygote: Where it comes from; does not end before `close`.
         cpu_ns: CPU time that it had used before.
     """
 
-    pid: int
-    channel: int
-    status: int
-    pidfd: int
-    out: int
-    err: int
-    cpu_ns: int = 0
+    __slots__ = ("_open", "channel", "cpu_ns", "err", "out", "pid", "pidfd", "status", "zygote")
+
+    def __init__(self, pid: int, fds: list[int], zygote: ZygoteProcess, cpu_ns: int) -> None:
+        channel, status, self.pidfd, self.out, self.err = fds
+        self.channel, self.status = socket.socket(fileno=channel), socket.socket(fileno=status)
+        self.pid = pid
+        self.cpu_ns = cpu_ns
+        self.zygote = zygote
+        zygote.hold()
+        self._open = True
+
+    def close(self) -> None:
+        """Close every descriptor. A child that still waits for its code ends by that. Can be called again."""
+        if self._open:
+            self._open = False
+            self.channel.close()
+            self.status.close()
+            for fd in (self.pidfd, self.out, self.err):
+                os.close(fd)
+            self.zygote.finished()
+
+    def __del__(self) -> None:
+        # An exception of a signal handler can come between any two steps, also before anybody owns this.
+        if getattr(self, "_open", False):
+            self.close()
+
+
+class _Launcher(subprocess.Popen[bytes]):
+    """Ends by itself soon after its zygote was told to, so that nobody has to wait for it."""
+
+    def __del__(self) -> None:
+        # Without the usual warning; `subprocess` itself collects it when it starts its next process.
+        super().__del__(_warn=lambda *_, **__: None)  # type: ignore[call-arg]
 
 
 class ZygoteProcess:
@@ -59,49 +91,65 @@ class ZygoteProcess:
 
         Raises:
             SandboxUnavailable: The interpreter cannot be executed.
+            SandboxError: This process has too many open files.
         """
         self.level: IsolationLevel | None = None
         self.missing: tuple[Missing, ...] = ()  # why the level is not higher
         self.keeps_state = False  # whether a session survives a call that is ended
+        self.suspect = False  # it did not do its part of a call: no new one
         self.born_s = time.monotonic()
         self.calls = 0
-        self.in_flight = 0
-        self._lock = threading.Lock()
-        self._ended = False
-        # Errors of the start and of preloaded modules; a file needs nobody to read it.
-        self._stderr = os.memfd_create("sandbox-stderr")
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        held, self._lifeline = os.pipe2(os.O_CLOEXEC)
-        scratch = f"/tmp/mcp-sandbox-{os.getpid()}-{secrets.token_hex(8)}"  # noqa: S108 - made by the launcher, 0700
+        self._users = 0
+        self._is_retired = self._ended = False
+        self._lock = threading.RLock()
+        self._asked_s = self._unread_since_s = self.born_s
+        self._process: _Launcher | None = None
+        self._stderr = self._lifeline = -1
+        self.control, theirs = _socketpair()
+        held = -1
         try:
-            wire.send(self.control, plan.message(scratch=scratch))
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
-                [
-                    plan.python,
-                    "-I",
-                    "-S",
-                    "-c",
-                    _STARTING,
-                    _HERE,
-                    str(theirs.fileno()),
-                    str(held),
-                    str(os.getpid()),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=self._stderr,
-                stderr=self._stderr,
-                env=plan.environment,
-                cwd="/",
-                pass_fds=(theirs.fileno(), held),
-                start_new_session=True,
-            )
+            # Errors of the start and of preloaded modules; a file needs nobody to read it.
+            self._stderr = os.memfd_create("sandbox-stderr")
+            held, self._lifeline = os.pipe2(os.O_CLOEXEC)
+            self._process = self._launch(plan, theirs.fileno(), held)
         except OSError as error:
-            self._close_all()
+            self._close()
+            if error.errno in NO_MORE_FILES:
+                raise SandboxError(TOO_MANY_FILES) from error
             raise SandboxUnavailable(f"{plan.python} cannot be started: {error}") from error
+        except BaseException:
+            self._close()
+            raise
         finally:
             theirs.close()
-            os.close(held)
+            if held >= 0:
+                os.close(held)
         self.control.setblocking(False)
+
+    def _launch(self, plan: Plan, control: int, lifeline: int) -> _Launcher:
+        scratch = f"/tmp/mcp-sandbox-{os.getpid()}-{secrets.token_hex(8)}"  # noqa: S108 - made by the launcher, 0700
+        wire.send(self.control, plan.message(scratch=scratch))
+        argv = [
+            plan.python,
+            "-I",
+            "-S",
+            "-c",
+            _STARTING,
+            _HERE,
+            str(control),
+            str(lifeline),
+            str(os.getpid()),
+        ]
+        return _Launcher(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=self._stderr,
+            stderr=self._stderr,
+            env=plan.environment,
+            cwd="/",
+            pass_fds=(control, lifeline),
+            start_new_session=True,
+        )
 
     def is_up(self) -> bool:
         """Whether it has shown that its walls hold. Never blocks.
@@ -109,10 +157,15 @@ class ZygoteProcess:
         Raises:
             As `take`.
         """
-        if self.level is None:
-            packet = self._packet()
-            assert packet is None, "nothing comes before the first word"
-        return self.level is not None
+        with self._lock:
+            while self.level is None:
+                packet = self._packet()
+                if packet is None:
+                    return False
+                self._learn(*packet)
+            if _is_ready((self.control.fileno(), 0)):
+                raise SandboxDied(self._last_words())
+            return True
 
     def take(self) -> Taken | None:
         """Return a warm child, or `None` if none is waiting. Never blocks.
@@ -120,33 +173,26 @@ class ZygoteProcess:
         Raises:
             SandboxUnavailable: No level that is good enough could be had.
             SandboxDied: The zygote ended.
+            SandboxError: This process has too many open files; the zygote is well.
         """
-        packet = self._packet()
-        if packet is None and self.level is not None:
-            packet = self._packet()  # the first word was before it
-        if packet is None:
-            return None
-        message, fds = packet
-        if len(fds) != CHILD_FDS:
-            for fd in fds:
-                os.close(fd)
-            raise SandboxError("this process has too many open files; raise its limit (ulimit -n)")
         with self._lock:
-            self.calls += 1
-            self.in_flight += 1
-        channel, status, pidfd, out, err = fds
-        return Taken(
-            pid=int(str(message["child"])),
-            channel=channel,
-            status=status,
-            pidfd=pidfd,
-            out=out,
-            err=err,
-            cpu_ns=int(str(message["cpu_ns"])),
-        )
+            while (packet := self._packet()) is not None:
+                message, fds = packet
+                if "child" not in message:
+                    self._learn(message, fds)
+                    continue
+                if len(fds) != CHILD_FDS:
+                    _close_each(fds)
+                    raise SandboxError(TOO_MANY_FILES)
+                if _is_ready((self.control.fileno(), 0), (fds[2], select.POLLIN)):
+                    _close_each(fds)  # it ended while it waited here, or the zygote did and it will
+                    continue
+                self.calls += 1
+                return Taken(message["child"], fds, self, message["cpu_ns"])
+            return None
 
     def _packet(self) -> tuple[Message, list[int]] | None:
-        """The next packet that offers a child; `None` if there is none yet, or it was the first word."""
+        """The next packet; `None` if there is none yet."""
         try:
             message, fds = wire.receive(self.control)
         except BlockingIOError:
@@ -155,77 +201,142 @@ class ZygoteProcess:
             message, fds = None, []
         if message is None:
             raise SandboxDied(self._last_words())
+        return message, fds
+
+    def _learn(self, message: Message, fds: list[int]) -> None:
+        """Take in what it says of itself before its first child."""
+        _close_each(fds)
         if "refused" in message:
-            raise self._refusal(message["refused"])
+            missing = tuple(knobs.missing(each) for each in cast("Any", message["refused"]))
+            raise SandboxUnavailable("this host cannot isolate code well enough", missing)
         if "tried" in message:
-            self.missing = tuple(knobs.missing(each) for each in cast("list[Message]", message["tried"]))
-            return None
+            self.missing = tuple(knobs.missing(each) for each in cast("Any", message["tried"]))
         if "hello" in message:
             level = IsolationLevel(int(str(message["hello"])))
             self.level = IsolationLevel.L4_PLUS if message["cgroup"] else level
             self.keeps_state = bool(message["keeps_state"])
-            return None
-        return message, fds
 
     def started(self, taken: Taken, wall_s: float) -> None:
         """Tell the zygote that the call of `taken` runs now, and how long it may."""
         try:
-            wire.send(self.control, {"taken": taken.pid, "wall_s": wall_s})
+            self.send({"taken": taken.pid, "wall_s": wall_s})
         except OSError:
             pass  # it is gone: the child's status says so
 
-    def hold(self) -> None:
-        """Something new lives in it: it must not end before `finished`."""
+    def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
+        """Tell the zygote something.
+
+        Raises:
+            OSError: It is gone, or does not listen.
+        """
         with self._lock:
-            self.in_flight += 1
+            wire.send(self.control, message, fds)
+
+    def is_stuck(self) -> bool:
+        """Whether it lets what it is told lie for longer than a zygote that is well ever does.
+
+        Ask about every second: each question is something that it has to read.
+        """
+        now = time.monotonic()
+        with self._lock:
+            if self.level is None:
+                return now - self.born_s > _START_S
+            try:
+                unread = any(fcntl.ioctl(self.control.fileno(), termios.TIOCOUTQ, bytes(4)))
+                if not unread:
+                    self.send({"are you there": True})
+            except (OSError, ValueError):
+                return True
+            if not unread or now - self._asked_s > _ANSWER_S:
+                self._unread_since_s = now
+            self._asked_s = now
+            return now - self._unread_since_s > _ANSWER_S
+
+    def hold(self) -> None:
+        """Something lives in it: when it is retired it goes on until `finished`."""
+        with self._lock:
+            self._users += 1
 
     def finished(self) -> None:
-        """A call that took a child is over, or what held it."""
+        """What held it is over; a retired zygote ends with the last of these."""
         with self._lock:
-            self.in_flight -= 1
+            self._users -= 1
+            if self._is_retired and self._users == 0:
+                self.end()
+
+    def retire(self) -> None:
+        """Nobody takes children from it any more: have it end as soon as nothing lives in it."""
+        with self._lock:
+            self._is_retired = True
+            if self._users == 0:
+                self.end()
+                return
+            try:
+                self.send({"retire": True})
+                while (packet := self._packet()) is not None:
+                    _close_each(packet[1])
+            except (OSError, SandboxDied):
+                pass  # then there is nothing to spare
 
     def end(self) -> None:
-        """Ask it to end, with everything in it. Returns at once."""
+        """Have it end, with everything in it. Returns at once; can be called again."""
         with self._lock:
             if self._ended:
                 return
             self._ended = True
-        try:
-            wire.send(self.control, {"end": True})
-        except OSError:
-            pass
-        os.close(self._lifeline)
-        self._lifeline = -1
+            try:
+                self.send({"end": True})  # a copy of the socket may be open in a fork of this process
+            except OSError:
+                pass
+            self._close()
 
-    def is_gone(self, wait_s: float = 0.0) -> bool:
-        """Whether the launcher ended too, which is after everything was cleaned up. Collects it."""
-        try:
-            self._process.wait(wait_s)
-        except subprocess.TimeoutExpired:
-            return False
-        self._close_all()
+    @property
+    def is_over(self) -> bool:
+        """Whether it was told to end."""
+        return self._ended
+
+    def is_gone(self) -> bool:
+        """Whether it was told to end and the launcher, which ends last, did. Collects it."""
+        return self._ended and (self._process is None or self._process.poll() is not None)
+
+    def wait(self, until_s: float) -> bool:
+        """Wait until it is gone, or until that moment of the monotonic clock; returns whether it is."""
+        while not self.is_gone():
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            assert self._process is not None
+            try:
+                pidfd = os.pidfd_open(self._process.pid)
+            except OSError:
+                time.sleep(min(left_s, 0.01))  # no descriptor left, or it ended just now
+                continue
+            try:
+                _is_ready((pidfd, select.POLLIN), within_s=left_s)
+            finally:
+                os.close(pidfd)
         return True
 
-    def destroy(self, within_s: float = _END_S) -> None:
-        """`end`, wait, and use force when it takes too long."""
-        self.end()
-        if not self.is_gone(within_s):
+    def kill(self) -> None:
+        """End the launcher by force; what it should have cleaned up, the next one does."""
+        if self._process is not None:
             self._process.kill()
-            self.is_gone(within_s)
 
-    def _close_all(self) -> None:
+    def forget(self) -> None:
+        """In a fork of the server: close the copies of what is the server's, and tell nobody."""
+        self._lock = threading.RLock()  # a thread that is not here any more may have held it
+        self._ended = True
+        self._close()
+        if self._process is not None:
+            self._process.returncode = 0
+
+    def _close(self) -> None:
         self.control.close()
         for name in ("_stderr", "_lifeline"):
-            if (fd := getattr(self, name)) >= 0:
+            fd = getattr(self, name)
+            setattr(self, name, -1)
+            if fd >= 0:
                 os.close(fd)
-                setattr(self, name, -1)
-        self._ended = True
-
-    def _refusal(self, tried: Any) -> SandboxUnavailable:
-        if tried and tried[-1].get("everywhere"):
-            return SandboxUnavailable(str(tried[-1]["text"]))
-        missing = tuple(knobs.missing(each) for each in tried)
-        return SandboxUnavailable("this host cannot isolate code well enough", missing)
 
     def _last_words(self) -> str:
         text = b""
@@ -234,3 +345,23 @@ class ZygoteProcess:
             text = os.pread(self._stderr, _STDERR_BYTES, max(0, size - _STDERR_BYTES))
         said = text.decode("utf-8", "replace").strip()
         return "the sandbox's zygote ended unexpectedly" + (f": {said}" if said else "")
+
+
+def _socketpair() -> tuple[socket.socket, socket.socket]:
+    try:
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise SandboxError(TOO_MANY_FILES) from error
+
+
+def _is_ready(*watched: tuple[int, int], within_s: float = 0.0) -> bool:
+    """Whether one of the descriptors has its events (0: only that the other side is gone)."""
+    poll = select.poll()
+    for fd, events in watched:
+        poll.register(fd, events)
+    return bool(poll.poll(within_s * 1000))
+
+
+def _close_each(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -99,11 +99,13 @@ def namespaces(start: Start) -> None:
                 file.write(text)
         tree.build(sources, _mounts(spec, 0), links=list(spec["links"]))
     socket.sethostname("sandbox")
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)  # of the launcher: nobody else would clean up
     if first := os.fork():
         start.launcher.close()
         start.control.close()
         os.waitpid(first, 0)
         os._exit(0)
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
     reaper.serve(4, start)
 
 
@@ -244,6 +246,7 @@ def bare(start: Start) -> None:
     _sweep_scratch()
     if os.getuid() == 0:
         _check_readable_by_others(tree.plan(start.spec["packages"], network=start.spec["network"]))
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)  # of the launcher: nobody else would clean up
     reaper.serve(2, start)
 
 

@@ -2,166 +2,206 @@
 
 from __future__ import annotations
 
+import copy
 import select
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from sandbox.errors import Missing, SandboxClosed, SandboxDied
+from sandbox.errors import Missing, SandboxClosed, SandboxDied, SandboxError, SandboxUnavailable
 from sandbox.linux.handle import Taken, ZygoteProcess
 from sandbox.linux.spec import Plan
+from sandbox.linux.waiting import Bell
 
 if TYPE_CHECKING:
     from sandbox.types import IsolationLevel
 
 _DEATHS_IN_A_ROW = 3
+_REPLACE_AGAIN_S = 10.0  # after a replacement that could not be had
+_END_S = 1.5
+_FORCE_S = 0.5
 _T = TypeVar("_T")
 
 
 class Tenant:
-    """The zygotes of one tenant: the one in use, its replacement, and those that still finish calls."""
+    """The zygote of one tenant, and at times its replacement that is still starting."""
 
-    def __init__(self, plan: Plan, owner: Tenants) -> None:
-        self._plan = plan
+    def __init__(self, owner: Tenants) -> None:
         self._owner = owner
         self._lock = threading.RLock()
         self._current: ZygoteProcess | None = None
         self._next: ZygoteProcess | None = None
-        self._retired: list[ZygoteProcess] = []
+        self._not_before_s = 0.0  # for the next replacement
         self._deaths = 0
+        self._failure: tuple[float, SandboxError] | None = None
+        self.users = 0  # guarded by the owner's lock, as the next
         self.used_s = time.monotonic()
 
     @property
     def is_started(self) -> bool:
         return self._current is not None
 
-    def ready(self) -> ZygoteProcess | None:
+    def start(self) -> ZygoteProcess:
+        """Have a zygote started if there is none; returns at once."""
+        with self._lock:
+            if self._owner.closed:
+                raise SandboxClosed("the sandbox is closed")
+            if self._current is not None and self._current.suspect:
+                self._retire_current()
+            if self._current is None:
+                self._current, self._next = self._next or self._owner.launch(), None
+            return self._current
+
+    def ready(self, since_s: float) -> ZygoteProcess | None:
         """The zygote in use once it has shown that its walls hold; `None` before. Never blocks for long.
 
         Raises:
             As `take`.
         """
         with self._lock:
-            zygote = self.start()
-            if zygote.level is not None:
-                return zygote
-            return zygote if self._guarded(zygote, zygote.is_up) else None
+            self._fail_again(since_s)
+            current = self.start()
+            return current if self._guarded(current, current.is_up) else None
 
-    def start(self) -> ZygoteProcess:
-        """Have a zygote started if there is none; returns at once."""
-        with self._lock:
-            if self._owner.closed:
-                raise SandboxClosed("the sandbox is closed")
-            if self._current is None:
-                self._current = ZygoteProcess(self._plan)
-            return self._current
+    def take(self, since_s: float) -> Taken | None:
+        """A warm child, or `None` if none is ready. Never blocks for long.
 
-    def take(self) -> tuple[ZygoteProcess, Taken | None]:
-        """A warm child and the zygote it comes from, or no child if none is ready. Never blocks for long.
+        Args:
+            since_s: When the caller began to wait: a failure after that is the answer to it too.
 
         Raises:
             SandboxUnavailable: No level that is good enough could be had.
             SandboxDied: Zygotes keep ending before they can serve.
             SandboxClosed: The sandbox is closed.
+            SandboxError: This process has too many open files.
         """
         with self._lock:
-            self.used_s = time.monotonic()
+            self._fail_again(since_s)
             current = self.start()
+            if self._next is not None and (taken := self._take_from_next(self._next)) is not None:
+                return taken
             self._replace_when_worn(current)
-            if self._next is not None:
-                replacement = self._next
+            return self._guarded(current, current.take)
+
+    def look_after(self) -> None:
+        """A caller waits for long: replace a zygote that does not even listen any more."""
+        with self._lock:
+            current = self._current
+            if current is None or not current.is_stuck():
+                return
+            self._retire_current()
+            if current.level is None:
+                died = SandboxDied("the sandbox did not start: it neither answers nor ends")
+                self._fail(died)
+                raise died
+            self._owner.distrust(current)
+
+    def register(self, epoll: select.epoll) -> None:
+        """Add to `epoll` what becomes readable when `take` should be tried again."""
+        with self._lock:
+            for zygote in (self._current, self._next):
                 try:
-                    taken = replacement.take()
-                except SandboxDied:
-                    self._next = None
-                    self._retire(replacement)
-                    taken = None
-                if taken is not None:
-                    self._retire(current)
-                    self._current, self._next = replacement, None
-                    return replacement, taken
-            return current, self._guarded(current, current.take)
+                    if zygote is not None:
+                        epoll.register(zygote.control.fileno(), select.EPOLLIN)
+                except (OSError, ValueError):
+                    continue  # the sandbox was closed just now; the bell rings
+
+    def retire(self) -> None:
+        """Let go of the zygotes; what lives in them goes on."""
+        with self._lock:
+            every = [each for each in (self._current, self._next) if each is not None]
+            self._current = self._next = None
+        for zygote in every:
+            zygote.retire()
 
     def _guarded(self, current: ZygoteProcess, attempt: Callable[[], _T]) -> _T | None:
         """Carry out `attempt`; a zygote that ended is replaced, unless they keep ending."""
         try:
             result = attempt()
-        except SandboxDied:
-            self._current = None
-            self._retire(current)
-            self._deaths += 1
-            if self._deaths >= _DEATHS_IN_A_ROW:
-                self._deaths = 0
-                raise
+        except SandboxDied as died:
+            self._retire_current()
+            self._count_death(died)
             self.start()
             return None
-        except BaseException:
-            self._current = None
-            self._retire(current)
+        except SandboxUnavailable as refusal:
+            self._retire_current()
+            self._fail(refusal)
             raise
         if result:
             self._deaths = 0
             self._owner.level, self._owner.missing = current.level, current.missing
         return result
 
-    def register(self, epoll: select.epoll) -> None:
-        """Add to `epoll` what becomes readable when `take` should be tried again."""
-        with self._lock:
-            for zygote in (self._current, self._next):
-                if zygote is not None:
-                    epoll.register(zygote.control.fileno(), select.EPOLLIN)
+    def _count_death(self, died: SandboxDied) -> None:
+        self._deaths += 1
+        if self._deaths >= _DEATHS_IN_A_ROW:
+            self._deaths = 0
+            self._fail(died)
+            raise died
 
-    def finished(self, zygote: ZygoteProcess) -> None:
-        """A call is over; a retired zygote whose last one it was ends."""
-        zygote.finished()
-        with self._lock:
-            if self._retired:
-                self._sweep()
+    def _fail(self, error: SandboxError) -> None:
+        """Whoever waits gets `error` too, instead of one more start each."""
+        self._failure = time.monotonic(), error
+        self._owner.bell.ring()
 
-    def close(self) -> list[ZygoteProcess]:
-        """Tell all zygotes to end; returns them, to be waited for."""
-        with self._lock:
-            every = [each for each in (self._current, self._next, *self._retired) if each is not None]
-            self._current = self._next = None
-            self._retired = []
-        for zygote in every:
-            zygote.end()
-        return every
+    def _fail_again(self, since_s: float) -> None:
+        if self._failure is not None and since_s <= self._failure[0]:
+            raise copy.copy(self._failure[1])
+
+    def _retire_current(self) -> None:
+        current, self._current = self._current, None
+        if current is not None:
+            current.retire()
 
     def _replace_when_worn(self, current: ZygoteProcess) -> None:
-        config = self._plan.config
-        worn = current.calls >= config.recycle_calls or (
-            time.monotonic() - current.born_s >= config.recycle_seconds
-        )
-        if worn and self._next is None:
-            self._next = ZygoteProcess(self._plan)
+        config = self._owner.plan.config
+        now = time.monotonic()
+        worn = current.calls >= config.recycle_calls or now - current.born_s >= config.recycle_seconds
+        if worn and self._next is None and now >= self._not_before_s:
+            try:
+                self._next = self._owner.launch()
+            except SandboxClosed:
+                raise
+            except SandboxError:
+                self._not_before_s = now + _REPLACE_AGAIN_S
 
-    def _retire(self, zygote: ZygoteProcess) -> None:
-        self._retired.append(zygote)
-        self._sweep()
-
-    def _sweep(self) -> None:
-        for zygote in list(self._retired):
-            if zygote.in_flight == 0:
-                zygote.end()
-                if zygote.is_gone():
-                    self._retired.remove(zygote)
+    def _take_from_next(self, replacement: ZygoteProcess) -> Taken | None:
+        """The replacement takes over with its first child. When it cannot, the worn one goes on."""
+        try:
+            taken = replacement.take()
+        except (SandboxDied, SandboxUnavailable):
+            self._next = None
+            self._not_before_s = time.monotonic() + _REPLACE_AGAIN_S
+            replacement.retire()
+            return None
+        if taken is not None:
+            self._retire_current()
+            self._current, self._next = replacement, None
+            self._owner.bell.ring()  # others wait for the old one
+        return taken
 
 
 class Tenants:
-    """All tenants of a sandbox."""
+    """All tenants of a sandbox, and every zygote that was started for them."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._lock = threading.Lock()
-        self._tenants: dict[str, Tenant] = {}
+    def __init__(self, plan: Plan, bell: Bell) -> None:
+        self.plan = plan
+        self.bell = bell
         self.closed = False
         self.level: IsolationLevel | None = None
         self.missing: tuple[Missing, ...] = ()
+        # Locks are taken in this order: a tenant's, this one, a zygote's.
+        self._lock = threading.RLock()
+        self._tenants: dict[str, Tenant] = {}
+        self._zygotes: list[ZygoteProcess] = []
+        self._suspects: list[ZygoteProcess] = []
 
-    def of(self, name: str) -> Tenant:
-        """The tenant of that name; over the limit, the one that was idle for longest ends.
+    def enter(self, name: str) -> Tenant | None:
+        """The tenant of that name, in use until `leave`. At the limit one that is idle goes.
+
+        Returns:
+            `None` while there are as many as there may be, and none is idle.
 
         Raises:
             SandboxClosed: The sandbox is closed.
@@ -172,30 +212,100 @@ class Tenants:
                 raise SandboxClosed("the sandbox is closed")
             tenant = self._tenants.get(name)
             if tenant is None:
-                while len(self._tenants) >= self._plan.config.max_tenants:
-                    oldest = min(self._tenants, key=lambda each: self._tenants[each].used_s)
+                while len(self._tenants) >= self.plan.config.max_tenants:
+                    idle = [each for each, of in self._tenants.items() if not of.users]
+                    if not idle:
+                        break
+                    oldest = min(idle, key=lambda each: self._tenants[each].used_s)
                     dropped.append(self._tenants.pop(oldest))
-                tenant = self._tenants[name] = Tenant(self._plan, self)
+                else:
+                    tenant = self._tenants[name] = Tenant(self)
+            if tenant is not None:
+                tenant.users += 1
         for each in dropped:
-            for zygote in each.close():
-                zygote.destroy()
+            each.retire()
         return tenant
+
+    def leave(self, tenant: Tenant) -> None:
+        """A call of the tenant is over."""
+        with self._lock:
+            tenant.users -= 1
+            tenant.used_s = time.monotonic()
+            became_idle = tenant.users == 0 and len(self._tenants) >= self.plan.config.max_tenants
+            for each in self._suspects:
+                if each.is_stuck():
+                    each.end()  # what lives in it lives without its limits
+            self._suspects = [each for each in self._suspects if not each.is_over]
+        if became_idle:
+            self.bell.ring()
+
+    def distrust(self, zygote: ZygoteProcess) -> None:
+        """The zygote did not do its part of a call: no new one goes there."""
+        with self._lock:
+            zygote.suspect = True
+            if zygote not in self._suspects:
+                self._suspects.append(zygote)
+        self.bell.ring()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything was started."""
+        return bool(self._zygotes)
 
     def is_started(self, name: str) -> bool:
         with self._lock:
             return name in self._tenants and self._tenants[name].is_started
 
     def start(self, name: str) -> None:
-        self.of(name).start()
+        """Start the tenant's zygote in the background, if there is room for it."""
+        tenant = self.enter(name)
+        if tenant is not None:
+            try:
+                tenant.start()
+            finally:
+                self.leave(tenant)
 
-    def close(self) -> None:
-        """End everything and wait for it, two seconds at most for each."""
+    def launch(self) -> ZygoteProcess:
+        """Start a zygote.
+
+        Raises:
+            SandboxClosed: The sandbox is closed.
+            SandboxError: As `ZygoteProcess`.
+        """
+        if self.closed:
+            raise SandboxClosed("the sandbox is closed")
+        zygote = ZygoteProcess(self.plan)
+        with self._lock:
+            self._zygotes = [each for each in self._zygotes if not each.is_gone()]
+            self._zygotes.append(zygote)
+            closed = self.closed
+        if closed:  # meanwhile, by another thread or a signal handler
+            zygote.end()
+            raise SandboxClosed("the sandbox is closed")
+        self.bell.ring()
+        return zygote
+
+    def close(self, *, wait: bool) -> bool:
+        """End everything, and wait for it for two seconds at most; false if it was closed before."""
         with self._lock:
             if self.closed:
-                return
+                return False
             self.closed = True
-            tenants = list(self._tenants.values())
+            zygotes = list(self._zygotes)
             self._tenants.clear()
-        zygotes = [zygote for tenant in tenants for zygote in tenant.close()]
         for zygote in zygotes:
-            zygote.destroy()
+            zygote.end()
+        self.bell.ring()
+        if wait:
+            until_s = time.monotonic() + _END_S
+            late = [each for each in zygotes if not each.wait(until_s)]
+            for zygote in late:
+                zygote.kill()
+            for zygote in late:
+                zygote.wait(until_s + _FORCE_S)
+        return True
+
+    def forget(self) -> None:
+        """In a fork of the server: nothing here is ours."""
+        for zygote in self._zygotes:
+            zygote.forget()

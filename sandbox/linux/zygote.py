@@ -312,6 +312,8 @@ class Zygote:
             return False
         if message is None or "end" in message:
             return False
+        if "retire" in message:
+            self.spec["pool"] = 0  # what lives here goes on, but nobody takes children from here any more
         if (found := self.children.get(message.get("taken", 0))) is not None and found.state == "offered":
             now = time.monotonic()
             found.state = "running"
