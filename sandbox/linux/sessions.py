@@ -128,7 +128,8 @@ class Session:
         self._call_count += 1
         self._caller = None
         try:
-            wire.send(self.channel, {"call": self._call_count, "wall_s": wall_s})
+            if self.zygote.keeps_state:  # otherwise nobody would read it there
+                wire.send(self.channel, {"call": self._call_count, "wall_s": wall_s})
             wire.send(self.calls, {"call": self._call_count}, fds)
         except OSError:
             self.lost = True  # the call hears it from the closed channel
