@@ -171,6 +171,8 @@ def namespaces(flags):
                     held("map", name_of(error.errno))
             return True
         held("unshare", name_of(code))
+    if not T["walled"]:
+        raise OSError(code, "what follows must not happen to the host's own")
     return False
 
 def label(name):
@@ -186,7 +188,7 @@ def become(uid):
 
 def pids():
     "Every process that can be seen or guessed, without this one; of a control, only those made for it."
-    if T.get("staged_only"):
+    if not T["walled"]:
         return list(T["pids"])
     known = {int(name) for name in attempt(os.listdir, "/proc") or () if name.isdigit()}
     every = dict.fromkeys([*T.get("pids", ()), os.getppid(), *sorted(known)])
@@ -257,7 +259,7 @@ def snippet(
     """An attack that is one piece of code, judged by what it prints."""
 
     def function(arena: Arena, stage: Stage) -> Observation:
-        given = values(stage, arena) if values else {}
+        given = {"walled": arena.walled, **(values(stage, arena) if values else {})}
         ran = arena.run(program(code, **given), timeout_seconds=timeout_seconds)
         return judge(ran, stage, ends=ends)
 

@@ -39,7 +39,7 @@ def _on_victim(name: str, code: str, *, apart: bool = False, **more: Any) -> Att
             before = _state(victim.pid)
             values = {
                 "pids": [victim.pid],
-                "staged_only": not arena.walled,  # in the open it works: on the victim, and on nobody else
+                "walled": arena.walled,  # in the open it works: on the victim, and on nobody else
                 "server": os.getpid(),
                 "signal": int(signal.SIGURG) if uid else 0,
             }

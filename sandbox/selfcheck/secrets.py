@@ -35,7 +35,7 @@ def _on_victim(name: str, code: str, **more: Any) -> Attack:
                         pids=[victim.pid, os.getpid()],
                         # Outside the sandbox these attacks succeed: they would stop other programs of this
                         # machine, and take from their pipes what nobody gives back.
-                        staged_only=not arena.walled,
+                        walled=arena.walled,
                         addresses=[victim.address, ctypes.addressof(stage.memory)],
                         fd=victim.fd,
                         files=[str(path) for path in stage.secret_files],
@@ -300,8 +300,8 @@ if fd is not None:
 """
 
 _DEVICES = r"""
-for name in ("mem", "port", "kvm", "fuse", "net/tun", "loop-control", "vsock", "tty0", "ttyS0", "sda", "vda",
-             "nvme0n1", "input/event0", "dri/card0", "snapshot", "vhost-net", "uinput", "userfaultfd"):
+for name in ("kvm", "fuse", "net/tun", "vsock", "mem", "port", "loop-control", "tty0", "sda", "vda",
+             "nvme0n1", "input/event0", "dri/card0", "vhost-net", "uinput", "userfaultfd"):
     if attempt(os.open, "/dev/" + name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) is not None:
         breach("opened /dev/" + name)
         break

@@ -80,7 +80,7 @@ if os.path.exists("mine"):
 _METADATA = r"""
 import stat
 targets = [T["canary"], T["secret"], os.__file__, sys.executable, "/etc", "/tmp/..", "/usr", "/"]
-for path in targets:
+for path in targets if T["walled"] else targets[:2]:
     try:
         status = os.stat(path)
     except OSError as error:
@@ -107,7 +107,8 @@ for path in targets:
 """
 
 _METADATA_BY_DESCRIPTOR = r"""
-for path in (T["canary"], os.__file__, T["secret"]):
+targets = [T["canary"], T["secret"], os.__file__]
+for path in targets if T["walled"] else targets[:2]:
     fd = attempt(os.open, path, os.O_RDONLY)
     if fd is None:
         continue
@@ -215,7 +216,7 @@ if fd is not None:
 
 def _read_only_mount(arena: Arena, stage: Stage) -> Observation:
     canary = stage.read_only / "canary"
-    said = judge(arena.run(program(_READ_ONLY_MOUNT, canary=str(canary))), stage)
+    said = judge(arena.run(program(_READ_ONLY_MOUNT, canary=str(canary), walled=arena.walled)), stage)
     breach = touched(canary, only=False)
     stage.plant(canary)
     return Observation(breach=breach, met=said.met, trouble=said.trouble)
