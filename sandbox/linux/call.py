@@ -401,8 +401,8 @@ def measure(pid: int, pidfd: int, base_ns: int, *, alone: bool) -> Ending | None
                     break
     except OSError:
         return None
-    if has_ended(pidfd):
-        return None  # it ended meanwhile, and its pid may be another's
+    if not peak or has_ended(pidfd):
+        return None  # it goes, and has given back its memory; or it went, and its pid may be another's
     return Ending(status=None, cpu_ns=max(cpu_ns, 0), peak_bytes=peak, why=None, ooms=0, refused_forks=0)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sandbox.linux.wire import Message
 
 CALLS_FD, PROCESSES_FD = 4, 6
+_OWN_OF_SESSION = 3  # processes: its init, its template, its caller
+_OWN_OF_ZYGOTE = 16  # itself, the reaper, and those that are about to go
 READY, FAILED = b"R", b"E"
 
 
@@ -128,7 +130,9 @@ def _enter(
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     processes = [os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)] if session else []
     walls.only_descriptors((null, null, null, channel.fileno(), *streams, *processes))
-    walls.bound(limits, cgroup=slot is not None)
+    walls.bound(limits, processes=_processes(spec, level), cgroup=slot is not None)
+    if session and level == 3:
+        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)  # dead templates would count until pid 1 sees them
     runner.streams()
     walls.confine(rules(spec, level, base), seccomp.for_pid(program, os.getpid()), network=spec["network"])
     runner.rehearse()
@@ -138,6 +142,17 @@ def _enter(
         os.close(CALLS_FD)
     os.close(CALLS_FD + 1)
     _own_randomness()
+
+
+def _processes(spec: Message, level: int) -> int | None:
+    """What the kernel may let this child's user have: at L3 all children are one user to it."""
+    each = int(spec["limits"]["processes"])
+    if level == 3:
+        calls = int(spec["running"]) + int(spec["sessions"])
+        return calls * (each + _OWN_OF_SESSION) + int(spec["pool"]) + _OWN_OF_ZYGOTE
+    if level == 2 and os.getuid() < walls.FIRST_UNUSED_ID:
+        return None
+    return each
 
 
 def name_folders(base: str) -> None:

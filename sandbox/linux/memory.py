@@ -58,6 +58,11 @@ def trees(roots: set[int], *, by_session: bool) -> dict[int, list[int]]:
     return members
 
 
+def tasks(pids: list[int]) -> int:
+    """Their threads, as the kernel counts processes."""
+    return sum(int(fields[17]) for fields in map(stat, pids) if fields is not None)
+
+
 def cpu_ns(pids: list[int]) -> int:
     """CPU time of living processes and of the children they waited for."""
     total = 0
@@ -66,6 +71,14 @@ def cpu_ns(pids: list[int]) -> int:
         if fields is not None:
             total += sum(int(ticks) for ticks in fields[11:15]) * TICK_NS
     return total
+
+
+def kill(pid: int) -> None:
+    """End a process that may just have ended."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def kill_session(leader: int) -> None:

@@ -38,6 +38,8 @@ def decide(report: Message, ending: Ending, killed: EndedBy | None) -> tuple[End
         number = os.WTERMSIG(status)
         if ending.ooms and number == signal.SIGKILL:
             return EndedBy.MEMORY, ENDED_BY_US
+        if ending.refused_forks and number == signal.SIGKILL:
+            return EndedBy.PROCESSES, ENDED_BY_US
         if number == signal.SIGXCPU:
             return EndedBy.CPU, ENDED_BY_US
         return EndedBy.CRASH, -number

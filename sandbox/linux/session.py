@@ -284,9 +284,10 @@ def run_call(fds: list[int], namespace: Message) -> None:
         pass  # the server does not want to know any more
     channel.close()
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for number in (1, 2):
-        os.dup2(null, number)
-    os.close(null)
+    for number in (0, 1, 2):  # the code may have closed any of them, so that this one has its number now
+        if number != null:
+            os.dup2(null, number)
+    os.set_inheritable(null, True) if null <= 2 else os.close(null)
 
 
 def serve_in_place(channel: socket.socket, calls: socket.socket, idle_s: float) -> NoReturn:

@@ -55,8 +55,12 @@ def working_folders(base: str) -> None:
         os.makedirs(folder, 0o700, exist_ok=True)
 
 
-def bound(limits: dict[str, int], *, cgroup: bool) -> None:
-    """Resource limits of each process; with a cgroup, the whole call's memory is bounded there instead."""
+def bound(limits: dict[str, int], *, processes: int | None, cgroup: bool) -> None:
+    """Resource limits of each process; with a cgroup, the whole call's memory is bounded there instead.
+
+    `processes` is for all that the kernel counts together with the caller: those of its user, in its user
+    namespace. `None`: others that we know nothing of would count, too.
+    """
 
     def limit(what: int, value: int) -> None:
         hard = resource.getrlimit(what)[1]
@@ -67,7 +71,8 @@ def bound(limits: dict[str, int], *, cgroup: bool) -> None:
     limit(resource.RLIMIT_CORE, 1)
     limit(resource.RLIMIT_NOFILE, limits["open_files"])
     limit(resource.RLIMIT_FSIZE, limits["disk_bytes"])
-    limit(resource.RLIMIT_NPROC, limits["processes"])
+    if processes is not None:
+        limit(resource.RLIMIT_NPROC, processes)
     limit(resource.RLIMIT_MEMLOCK, 0)
     limit(resource.RLIMIT_MSGQUEUE, 0)
     limit(resource.RLIMIT_NICE, 0)

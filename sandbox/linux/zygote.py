@@ -36,7 +36,7 @@ class Child:
 
     __slots__ = (
         *("pid", "pidfd", "channel", "status", "streams", "slot", "state", "deadline", "cpu_base_ns"),
-        *("why", "reply", "since", "mounts_fd", "ooms"),
+        *("why", "reply", "since", "mounts_fd", "ooms", "refused_forks"),
     )
 
     def __init__(
@@ -54,6 +54,7 @@ class Child:
         self.cpu_base_ns = 0
         self.mounts_fd = -1
         self.ooms = 0  # processes of a session that were ended here for their memory
+        self.refused_forks = 0  # how often all of them were, for their number
         self.why: str | None = None
         self.reply: socket.socket | None = None  # of a session: who asked for it
 
@@ -341,6 +342,7 @@ class Zygote:
                 if found.slot is not None:
                     found.slot.reset()
                 ooms, found.ooms = ooms + found.ooms, 0
+                refused, found.refused_forks = refused + found.refused_forks, 0
                 measured = {"peak_bytes": peak, "ooms": ooms, "refused_forks": refused, "cpu_ns": cpu_ns}
                 wire.send(found.status, measured)
                 return
@@ -386,7 +388,7 @@ class Zygote:
                 if used > self.limits["memory_bytes"]:
                     self._end(found, "memory")
                     continue
-                if self.level == 3 and len(members) > self.limits["processes"]:
+                if self.level == 3 and memory.tasks(members) > self.limits["processes"]:
                     self._end(found, "processes")
                     continue
             if self.limits["cpu_ns"]:
@@ -395,10 +397,20 @@ class Zygote:
                     self._end(found, "cpu")
 
     def _guard_sessions(self, sessions: dict[int, Child]) -> None:
-        """End the largest process of a session that is too large; its init goes back to the state before."""
+        """End the call of a session that is too large; its init goes back to the state before.
+
+        For memory its largest process, for processes (which the kernel counts elsewhere) all of them. The
+        template does not run: it is left.
+        """
         trees = memory.trees(set(sessions), by_session=self.level == 3)
         for pid, found in sessions.items():
             members = [each for each in trees[pid] if each != pid]
+            if self.level == 3 and memory.tasks(members) > self.limits["processes"] + 1:
+                found.refused_forks += 1
+                for each in members:
+                    if (fields := memory.stat(each)) is not None and fields[0] != b"T":
+                        memory.kill(each)
+                continue
             limit = self.limits["memory_bytes"] + self.base_rss
             if sum(map(memory.anonymous_bytes, members)) <= limit:
                 continue
@@ -407,7 +419,7 @@ class Zygote:
             }  # a fork's pages are not counted twice
             if sum(shares.values()) > limit:
                 found.ooms += 1
-                os.kill(max(shares, key=shares.__getitem__), signal.SIGKILL)
+                memory.kill(max(shares, key=shares.__getitem__))
 
     def _end(self, found: Child, why: str) -> None:
         if found.why is None:
