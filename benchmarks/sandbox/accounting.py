@@ -92,6 +92,31 @@ def descendants(pid: int) -> dict[int, int]:
     return found
 
 
+def leaves(pid: int) -> list[int]:
+    """Processes below `pid` that have none below themselves; looks at no others, so it is quick."""
+    found: list[int] = []
+    for task in _listed(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):
+            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
+                found += leaves(int(child)) or [int(child)]
+    return found
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def is_filtered_and_asleep(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        about = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        return about["Seccomp"] == "2" and about["State"].startswith("S")
+    return False
+
+
 def pss_mib(pid: int) -> float:
     """Memory of a process, where a page that n processes share counts one n-th."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import statistics
 import sys
 import time
 from pathlib import Path
 
-from benchmarks.sandbox.accounting import descendants, pss_mib
+from benchmarks.sandbox.accounting import is_filtered_and_asleep, leaves, pss_mib
+from benchmarks.sandbox.peers import clean_python
 from benchmarks.sandbox.subject import PANDAS_SNIPPET, NotAvailable, Subject
 from sandbox import IsolationLevel, PythonSandbox, SandboxConfig, SandboxUnavailable
-from sandbox.linux.handle import ZygoteProcess
-from sandbox.linux.spec import plan
+from sandbox.select import detect
 
 OVERRUN_LIMIT_S = 0.5
 FULL_POOL_LIMIT_S = 20.0
 SETTLE_S = 0.3
+LOOK_S = 0.002
 
 
 class Ours(Subject):
@@ -32,7 +32,9 @@ class Ours(Subject):
         self.in_session = in_session
 
     def config(self) -> SandboxConfig:
-        return SandboxConfig(maximum_level=self.level)
+        # The interpreter that REF is, whichever one runs the benchmark.
+        python = Path(clean_python(self.scratch))
+        return SandboxConfig(maximum_level=self.level, packages=str(python.parent.parent))
 
     async def open(self) -> None:
         self.sandbox = PythonSandbox(self.config())
@@ -58,6 +60,7 @@ class Ours(Subject):
             "idle child PSS MiB": await self._idle_pss_mib(),
             "start to full pool ms": self._start_to_full_pool_ms(),
             "timeout overrun ms": await self._overrun_ms(),
+            "level detection ms": detect(self.config()).seconds * 1000,
         }
 
     async def _overrun_ms(self) -> float:
@@ -69,28 +72,29 @@ class Ours(Subject):
         return (taken_s - OVERRUN_LIMIT_S) * 1000
 
     async def _idle_pss_mib(self) -> float:
-        """Of the warm children: the processes below us that have none below themselves."""
         await asyncio.sleep(SETTLE_S)
-        below = descendants(os.getpid())
-        waiting = set(below) - set(below.values())
+        waiting = waiting_children()
         if len(waiting) != self.config().pool_size:
             raise RuntimeError(f"{len(waiting)} warm children instead of {self.config().pool_size}")
         return statistics.mean(pss_mib(pid) for pid in waiting)
 
     def _start_to_full_pool_ms(self) -> float:
-        """From nothing to the moment when the last child of the pool is offered."""
-        started = time.perf_counter()
-        zygote = ZygoteProcess(plan(self.config()))
-        try:
-            for _ in range(self.config().pool_size):
-                while (taken := zygote.take()) is None:
-                    if not select.select([zygote.control], [], [], FULL_POOL_LIMIT_S)[0]:
-                        raise RuntimeError("the pool does not fill")
-                for fd in (taken.channel, taken.status, taken.pidfd, taken.out, taken.err):
-                    os.close(fd)
+        """From nothing to the moment when the last child of the pool waits for code."""
+        before = waiting_children()
+        deadline = time.monotonic() + FULL_POOL_LIMIT_S
+        with PythonSandbox(self.config()) as sandbox:
+            started = time.perf_counter()
+            sandbox.warm()
+            while len(waiting_children() - before) < sandbox.config.pool_size:
+                if time.monotonic() > deadline:
+                    raise RuntimeError("the pool does not fill")
+                time.sleep(LOOK_S)
             return (time.perf_counter() - started) * 1000
-        finally:
-            zygote.destroy()
+
+
+def waiting_children() -> set[int]:
+    """Processes below us that have none below themselves, are behind a seccomp filter, and sleep."""
+    return {pid for pid in leaves(os.getpid()) if is_filtered_and_asleep(pid)}
 
 
 class OursWithPandas(Ours):
