@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,8 @@ from sandbox.selfcheck.model import Attack, Family, Observation
 from sandbox.selfcheck.prelude import judge, program
 from sandbox.selfcheck.stage import NOBODY, Stage, processes_named, wait_until
 from sandbox.types import SandboxConfig
+
+_GONE_S = 2.0
 
 
 def _calls(name: str, function: Any, **more: Any) -> Attack:
@@ -261,12 +264,12 @@ if T["limit"]:
 stop, started = threading.Event(), 0
 try:
     for _ in range(64):
-        threading.Thread(target=stop.wait, args=(1.5,), daemon=True).start()
+        threading.Thread(target=stop.wait, args=(0.8,), daemon=True).start()
         started += 1
 except RuntimeError:
     pass
 label(T["name"])
-stop.wait(1.5)
+stop.wait(0.8)
 held("had", started, "threads")
 """
 
@@ -401,6 +404,53 @@ def _preloaded(stage: Stage, config: SandboxConfig) -> dict[str, Any]:
     return {"preload": tuple(dict.fromkeys([*config.preload, *modules]))}
 
 
+_DEEP = r"""
+where = os.getcwd()
+made = 0
+try:
+    for made in range(1500):
+        os.mkdir("d")
+        os.chdir("d")
+except OSError as error:
+    held(name_of(error.errno))
+held("made", made)
+print("at", where)
+"""
+
+
+def _deep(arena: Arena, stage: Stage) -> Observation:
+    """A tree so deep that whoever removes it folder by folder, each in the one above, comes to no end."""
+    folder = stage.folder / stage.name()
+    folder.mkdir()
+    ran = arena.run(program(_DEEP), folder=folder)
+    said = judge(ran, stage)
+    if not arena.walled:
+        try:
+            shutil.rmtree(folder / "d")
+        except RecursionError:
+            return Observation(breach="removing it ends with RecursionError")
+        finally:
+            _flatten(folder)
+        return said
+    own = Path(ran.result.stdout.rpartition("at ")[2].strip() or "/nowhere")
+    # At a level without a file system of its own this is a path of the host.
+    if not wait_until(lambda: not (own / "d").exists(), _GONE_S):
+        return Observation(breach=f"{own} is still there")
+    again = arena.run("print('alive')").result
+    return said if again.success else Observation(breach=f"the next call: {again.error}")
+
+
+def _flatten(folder: Path) -> None:
+    """Remove a chain of folders from its top."""
+    count = 0
+    while names := [path for path in folder.iterdir() if path.is_dir()]:
+        for path in names:
+            for inner in path.iterdir():
+                inner.rename(folder / f"flat-{count}")
+                count += 1
+            path.rmdir()
+
+
 _SHADOWS = ("json.py", "colorsys.py", "sitecustomize.py", "usercustomize.py", "this.py", "quopri.py")
 
 _PLANT_SHADOWS = r"""
@@ -464,7 +514,8 @@ ATTACKS = (
         _one_after_another(_PLANT_MEMORY, _FIND_MEMORY, in_one=True),
     ),
     _calls("see or touch a call that runs at the same time", _at_once),
-    _calls("use up the processes and threads of other calls", _use_up),
+    _calls("use up the processes and threads of other calls", _use_up, alone=True),
+    _calls("leave a tree of folders too deep to remove", _deep),
     _calls("get the same random numbers as another call", _random, settings=_preloaded),
     _calls("have the next call run or follow what it left", _shadows, settings=_in_workspace),
 )

@@ -152,8 +152,10 @@ def _odd_frames(arena: Arena, stage: Stage) -> Observation:
             result = arena.run(program(FORGE + _ODD_FRAMES, number=number), session=name).result
             if not arena.walled:
                 return _reader_chokes(result.stdout)
-            # Which exception it was is the code's own word, and so is a limit that it says it met.
-            if result.return_code != 3 or result.success or result.ended_by not in _OWN_WORD:
+            # Which exception it was is the code's own word, and so is a limit that it says it met. The
+            # process of a session stays, so there the status is its word too.
+            true = result.return_code == 3 or (session and result.return_code > 0)
+            if not true or result.success or result.ended_by not in _OWN_WORD:
                 found = f"ended by {result.ended_by}, status {result.return_code!r}"
                 return Observation(breach=f"frame {number}{' of a session' if session else ''}: {found}")
             json.dumps([result.value, result.exception, result.error, list(result.artifacts_left_out)])

@@ -41,7 +41,6 @@ def _on_victim(name: str, code: str, *, apart: bool = False, **more: Any) -> Att
                 "pids": [victim.pid],
                 "walled": arena.walled,  # in the open it works: on the victim, and on nobody else
                 "server": os.getpid(),
-                "signal": int(signal.SIGURG) if uid else 0,
             }
             said = judge(arena.run(program(f"become({uid})\n{code}", **values)), stage)
             changed = ""
@@ -75,13 +74,43 @@ for pid in T["pids"]:
 """
 
 _KILL_ANY = r"""
-# A real signal only where the victim is all that it can reach; else signal 0, which asks for the right only.
+# Urgent data on a socket: a signal that nobody minds. What it answers says nothing: it is 0 too where every
+# single process was refused.
+become(T["uid"])
 try:
     os.kill(-1, T["signal"])
-    breach("may signal somebody")
+    held("kill answers")
+    if T["only_asks"]:
+        breach("may signal somebody")
 except OSError as error:
     held("kill", name_of(error.errno))
 """
+
+_NEIGHBOUR = r"""
+label(T["name"])
+signal.signal(signal.SIGURG, lambda *_: breach("a call at the same time was signalled"))
+end = time.monotonic() + 0.6
+while time.monotonic() < end:
+    time.sleep(0.05)
+held("nothing came")
+"""
+
+
+def _kill_any(arena: Arena, stage: Stage) -> Observation:
+    """In the open, root tries it as a user who has nothing but the victim; others only ask for the right."""
+    root = os.geteuid() == 0
+    uid = NOBODY if root and not arena.walled else 0
+    only_asks = not arena.walled and not root
+    values = {"uid": uid, "signal": 0 if only_asks else int(signal.SIGURG), "only_asks": only_asks}
+    name = stage.name()
+    with stage.victim(uid) as victim, ThreadPoolExecutor(1) as pool:
+        if arena.walled:
+            neighbour = pool.submit(arena.run, program(_NEIGHBOUR, name=name))
+            wait_until(lambda: processes_named(name) or neighbour.done(), 5)
+        said = judge(arena.run(program(_KILL_ANY, **values)), stage)
+        beside = judge(neighbour.result(), stage).breach if arena.walled else ""
+        return Observation(breach=victim.close() or beside or said.breach, met=said.met, trouble=said.trouble)
+
 
 _KILL_PARENT = r"""
 # Signal 0 asks for the right and does nothing.
@@ -341,7 +370,7 @@ else:
 ATTACKS = (
     _on_victim("signal another process, in every way there is", _KILL, apart=True),
     _on_victim("kill another process", _KILL_HARD),
-    _on_victim("signal everybody (kill -1)", _KILL_ANY, apart=True),
+    Attack(name="signal everybody (kill -1)", family=Family.PROCESSES, function=_kill_any),
     _on_victim("signal the process that started it, or any other", _KILL_PARENT),
     _on_victim("signal another process by descriptor (pidfd)", _PIDFD),
     _on_victim("have the kernel signal another process (F_SETOWN)", _OWNER),
