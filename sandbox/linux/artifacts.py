@@ -117,12 +117,21 @@ def _stamp(about: os.stat_result) -> Stamp:
 
 
 def _files(out: str) -> Iterator[str]:
-    """Everything in `out` that is no folder, links to folders included, in the order of their names."""
-    for folder, folders, files in os.walk(out):
-        folders.sort()
-        links = [name for name in folders if os.path.islink(f"{folder}/{name}")]
-        for name in sorted(files + links):
-            yield f"{folder}/{name}"
+    """Everything in `out` that is no folder, links to folders included, in the order of their names.
+
+    Without recursion: code decides how deep folders are.
+    """
+    waiting = [out]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError:
+            continue  # closed to us, or its path is too long
+        folders = [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+        yield from (entry.path for entry in found if not entry.is_dir(follow_symlinks=False))
+        waiting += reversed(folders)
 
 
 def figures(out: str) -> list[tuple[str, bytes]]:

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 
-from sandbox.linux import libc, memory, outer, walls, wire
+from sandbox.linux import libc, memory, outer, removal, walls, wire
 
 TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def main(control_fd: int, lifeline_fd: int, server_pid: int) -> NoReturn:
     except OSError as error:
         print(f"sandbox: {error}", file=sys.stderr)
     finally:
-        outer.remove(spec["scratch"])
+        removal.remove(spec["scratch"])
         if home is not None:
             home.remove(name)
     os._exit(status)

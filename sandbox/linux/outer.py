@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 
-from sandbox.linux import landlock, libc, reaper, tree, walls, wire
+from sandbox.linux import landlock, libc, reaper, removal, tree, walls, wire
 
 TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
@@ -273,11 +273,4 @@ def _sweep_scratch() -> None:
     for name in os.listdir(walls.TMP):
         owner = name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
         if name.startswith(SCRATCH_PREFIX) and owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
-            remove(f"{walls.TMP}/{name}")
-
-
-def remove(folder: str) -> None:
-    if os.path.lexists(folder):
-        import shutil  # only below L4 is there anything to remove
-
-        shutil.rmtree(folder, ignore_errors=True)
+            removal.remove(f"{walls.TMP}/{name}")

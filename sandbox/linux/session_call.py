@@ -90,8 +90,8 @@ class SessionCall(Call):
         self.ended_s = time.monotonic()
         if said is None:
             self._lose()
-        elif said.get("status") is not None and said.get("why") is None and self.killed is None:
-            self._ask_zygote(said)  # a kill that was not ours: did the kernel end it for its memory?
+        elif said.get("status") is not None and said.get("why") in (None, "time") and self.killed is None:
+            self._ask_zygote(said)  # a kill that was not ours: did the kernel end a process for its memory?
         else:
             self._conclude(said)
 

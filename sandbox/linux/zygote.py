@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _REFILL_DELAY_S = 0.004  # a short call is over by then, and its end is reported before the next fork
 _GUARD_S = 0.01  # between two looks at the memory and CPU time of running calls
 _SESSION_GUARD_S = 0.05
+_OOM_GUARD_S = 0.05  # between two looks at whether the kernel ended a process of a running call
 _RETRY_S = 0.1
 _MAX_FAILURES = 3  # in a row; then the walls do not hold here, and trying on would only burn the CPU
 
@@ -94,6 +95,7 @@ class Zygote:
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if level == 4 else -1
         self.guards = not self.uses_cgroup or bool(self.limits["cpu_ns"])
         self.base_rss = 0
+        self.next_look = 0.0
         self.keeps_state = child.can_keep_state(level)  # asked here: a child may not ask any more
 
     def run(self) -> None:
@@ -358,6 +360,8 @@ class Zygote:
         due = [each.deadline for each in self.children.values() if each.state == "running"]
         if self.guards and due:
             due.append(now + _GUARD_S)
+        if self.uses_cgroup and due:
+            due.append(self.next_look)
         if not self.uses_cgroup and any(each.state == "session" for each in self.children.values()):
             due.append(now + _SESSION_GUARD_S)
         if self.refill_at is not None:
@@ -370,6 +374,12 @@ class Zygote:
         for each in running:
             if now >= each.deadline:
                 self._end(each, "time")
+        if self.uses_cgroup and now >= self.next_look:
+            # One process without memory ends the whole call, as without a cgroup: others may wait for it.
+            self.next_look = now + _OOM_GUARD_S
+            for each in running:
+                if each.slot is not None and now - each.since >= _OOM_GUARD_S and each.slot.read()[1]:
+                    self._end(each, "memory")
         if self.guards:
             old = {each.pid: each for each in running if now - each.since >= _GUARD_S}
             if old:
