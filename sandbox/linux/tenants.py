@@ -236,6 +236,8 @@ class Tenants:
                 if each.is_stuck():
                     each.end()  # what lives in it lives without its limits
             self._suspects = [each for each in self._suspects if not each.is_over]
+            if any(each.is_over for each in self._zygotes):  # so that none stays a zombie until the next
+                self._zygotes = [each for each in self._zygotes if not each.is_gone()]
         if became_idle:
             self.bell.ring()
 
