@@ -29,15 +29,55 @@ Findings = dict[tuple[str, IsolationLevel, str], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownHole:
-    """An attack that gets through today. The test fails as soon as it does not, so that this is removed."""
+    """Attacks that get through today. With `always`, a test fails when they do not any more."""
 
-    attack: str
+    attacks: tuple[str, ...]
     levels: tuple[IsolationLevel, ...]
-    who: tuple[str, ...] = ("root", "user")
     why: str
+    always: bool = True
 
 
-KNOWN_HOLES: tuple[KnownHole, ...] = ()
+_FORKING = (IsolationLevel.L3, IsolationLevel.L4, IsolationLevel.L4_PLUS)
+KNOWN_HOLES = (
+    KnownHole(
+        attacks=(
+            "go on between the calls of a session (fork hook)",
+            "go on between the calls of a session (patched runner)",
+        ),
+        levels=_FORKING,
+        why="the process that waits for the next call of a session is not stopped meanwhile",
+    ),
+    KnownHole(
+        attacks=("lie to the process that keeps a session", "send reports that make no sense"),
+        levels=_FORKING,
+        why="what is no JSON on a session's sockets ends its init, and the caller gets a JSONDecodeError",
+    ),
+    KnownHole(
+        attacks=(
+            "forge a report in a session, then exit with an error",
+            "forge a report in a session, then spin",
+        ),
+        levels=(IsolationLevel.L2, *_FORKING),
+        why="a session's call that claims to be done goes on, or is reported with nothing measured",
+        always=False,
+    ),
+    KnownHole(
+        attacks=("send reports that make no sense",),
+        levels=(IsolationLevel.L2,),
+        why="the caller gets a FileNotFoundError now and then",
+        always=False,
+    ),
+    KnownHole(
+        attacks=("forge the names and sizes of artifacts",),
+        levels=(IsolationLevel.L2, *_FORKING),
+        why="the length of an artifact's name is bounded by the code only",
+    ),
+    KnownHole(
+        attacks=("have the next call run or follow what it left",),
+        levels=(IsolationLevel.L2,),
+        why="`working_dir` is not the working folder there: that is the host's own /work, or none",
+    ),
+)
 
 
 class Runs:
@@ -73,6 +113,11 @@ def test_attack_works_in_the_open_and_fails_inside(
 ) -> None:
     finding = runs.findings(who).get((who, level, attack.name))
     assert finding is not None, f"nothing ran at {level}: {runs.said}"
+    for hole in KNOWN_HOLES:
+        if attack.name in hole.attacks and level in hole.levels:
+            if not finding["held"]:
+                pytest.xfail(hole.why)
+            assert not hole.always, f"it is held now; remove it from KNOWN_HOLES: {hole.why}"
     assert finding["tried"], finding["detail"]
     if level in attack.not_promised:
         assert finding["verdict"] in (Verdict.NOT_PROMISED, Verdict.HELD), finding["detail"]
@@ -93,3 +138,7 @@ def test_what_a_level_does_not_promise_really_works_there(level: IsolationLevel,
         if level in attack.not_promised:
             verdicts = [found[(who, level, attack.name)]["verdict"] for who in whos]
             assert Verdict.NOT_PROMISED in verdicts, f"{attack.name} is held: {attack.not_promised[level]}"
+
+
+def test_known_holes_are_of_attacks_that_there_are() -> None:
+    assert {name for hole in KNOWN_HOLES for name in hole.attacks} <= {attack.name for attack in ATTACKS}
