@@ -166,11 +166,7 @@ def bubblewrap(start: Start) -> None:
     argv = bubblewrap_argv(program, start.spec, sources)
     python = tree.inside(os.path.realpath(sys.executable))
     argv += [python, "-I", "-S", "-c", _INSIDE, tree.inside(_PACKAGE_PARENT), *map(str, inherited)]
-    os.execve(  # noqa: S606 - an argument list, without a shell
-        program,
-        argv,
-        dict(os.environ),
-    )
+    os.execv(program, argv)  # noqa: S606 - an argument list, without a shell
 
 
 def bubblewrap_argv(program: str, spec: Message, sources: list[str]) -> list[str]:

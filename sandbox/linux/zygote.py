@@ -37,7 +37,7 @@ class Child:
 
     __slots__ = (
         *("pid", "pidfd", "channel", "status", "streams", "slot", "state", "deadline", "cpu_base_ns"),
-        *("why", "reply", "since", "mounts_fd", "ooms", "refused_forks"),
+        *("why", "reply", "since", "mounts_fd", "ooms", "refused_forks", "seen_cpu_ns"),
     )
 
     def __init__(
@@ -55,6 +55,7 @@ class Child:
         self.cpu_base_ns = 0
         self.mounts_fd = -1
         self.ooms = 0  # processes of a session that were ended here for their memory
+        self.seen_cpu_ns = 0  # of all processes; the kernel forgets those that were ended with the first
         self.refused_forks = 0  # how often all of them were, for their number
         self.why: str | None = None
         self.reply: socket.socket | None = None  # of a session: who asked for it
@@ -260,8 +261,9 @@ class Zygote:
         cpu_ns = int((usage.ru_utime + usage.ru_stime) * 1e9) - found.cpu_base_ns
         peak, ooms, refused = usage.ru_maxrss * 1024, 0, 0
         if found.slot is not None:
-            slot_peak, ooms, refused, _ = found.slot.read()
+            slot_peak, ooms, refused, found.seen_cpu_ns = found.slot.read()
             peak = slot_peak or peak
+        cpu_ns = max(cpu_ns, found.seen_cpu_ns)
         if found.state in {"offered", "running", "session"}:
             message = {
                 "status": status,
@@ -394,6 +396,8 @@ class Zygote:
         for pid, found in running.items():
             members = trees[pid]
             if not self.uses_cgroup:
+                if len(members) > 1:
+                    found.seen_cpu_ns = memory.cpu_ns(members) - found.cpu_base_ns
                 used = sum(max(memory.anonymous_bytes(each) - self.base_rss, 0) for each in members)
                 if used > self.limits["memory_bytes"]:
                     self._end(found, "memory")

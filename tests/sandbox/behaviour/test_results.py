@@ -360,6 +360,14 @@ for pid in pids:
     assert 290 <= result.cpu_ms < 600
 
 
+@at(*WITH_FORK)
+def test_the_cpu_time_of_processes_that_are_ended_with_the_call_counts(place: Place, boxes: Boxes) -> None:
+    code = "import os, time\nfor _ in range(2):\n    if os.fork() == 0:\n        while True: 1\ntime.sleep(9)"
+    result = boxes.at(place).execute_sync(code, timeout_seconds=0.4)
+    assert result.ended_by is EndedBy.TIME
+    assert 50 <= result.cpu_ms < 1200
+
+
 def test_a_result_is_a_mapping_of_its_fields(run: Run) -> None:
     result = run("print(1)\n2")
     names = [field.name for field in fields(SandboxResult)]
