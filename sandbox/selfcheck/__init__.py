@@ -18,6 +18,7 @@ from sandbox.selfcheck import (
     limits,
     network,
     processes,
+    randomness,
     secrets,
     sessions,
     times,
@@ -36,6 +37,7 @@ ATTACKS: tuple[Attack, ...] = (
     *limits.ATTACKS,
     *times.ATTACKS,
     *calls.ATTACKS,
+    *randomness.ATTACKS,
     *sessions.ATTACKS,
     *lies.ATTACKS,
 )
