@@ -42,18 +42,19 @@ _NAIVE_RANDOM = (
     _RANDOM
     + r"""
 # A zygote as one would write it first: everything is loaded, then a fork for each call, in namespaces.
-def fork():
-    pid = call("clone", NEWUSER | NEWPID | 17, 0, 0, 0, 0)[0]
+# Each is the first process of its namespace, and OpenSSL tells copies apart by that number.
+def fork(flags):
+    pid = call("clone", flags | 17, 0, 0, 0, 0)[0]
     return pid if pid >= 0 else _libc.fork()
 def children():
     numbers()
     for _ in range(2):
-        pid = fork()
+        pid = fork(NEWPID)
         if pid == 0:
             print(json.dumps(numbers()), flush=True)
             _libc._exit(0)
         os.waitpid(pid, 0)
-pid = fork()
+pid = fork(NEWUSER | NEWPID)
 if pid == 0:
     children()
     _libc._exit(0)
