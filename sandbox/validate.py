@@ -29,7 +29,8 @@ _AT_LEAST = {
     "max_tenants": 1,
     "recycle_calls": 1,
 }
-_OWN_FOLDERS = ("/", "/tmp", "/proc", "/dev", "/work")  # noqa: S108 - names inside the sandbox
+# Names inside the sandbox that are its own, with everything below.
+_OWN_FOLDERS = ("/tmp", "/proc", "/sys", "/dev", "/work", "/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc")  # noqa: S108
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
 
 
@@ -53,10 +54,25 @@ def check(config: SandboxConfig) -> None:
     for module in config.preload:
         if not _MODULE.match(module):
             raise SandboxConfigError("preload", f"names {module!r}, which is no module")
+    _check_targets(config)
+
+
+def _check_targets(config: SandboxConfig) -> None:
+    targets: set[str] = set()
     for mount in config.mounts:
-        target = mount.target or mount.source
-        if not os.path.isabs(target) or os.path.normpath(target) != target or target in _OWN_FOLDERS:
-            raise SandboxConfigError("mounts", f"target {target!r} must be an absolute folder of its own")
+        target = mount.target or os.path.realpath(mount.source)
+        if not os.path.isabs(target) or os.path.normpath(target) != target or target == "/":
+            raise SandboxConfigError("mounts", f"target {target!r} must be an absolute path")
+        if any(f"{target}/".startswith(f"{own}/") for own in _OWN_FOLDERS):
+            raise SandboxConfigError(
+                "mounts",
+                f"target {target!r} is in a folder of the sandbox's own; name another, such as /data",
+            )
+        if any(
+            f"{target}/".startswith(f"{each}/") or f"{each}/".startswith(f"{target}/") for each in targets
+        ):
+            raise SandboxConfigError("mounts", f"target {target!r} is named twice, or is inside another")
+        targets.add(target)
 
 
 def seconds(name: str, value: float) -> float:

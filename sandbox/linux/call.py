@@ -286,13 +286,26 @@ class Call:
             return
         said, _ = self._understood()
         if not said:
-            size = int.from_bytes(self._report[: wire.LENGTH_BYTES], "little")
-            self._report_bytes = max(self._report_bytes + 1, wire.LENGTH_BYTES + size)
+            self._report_bytes = self._expected_bytes()
             return
         self._report_bytes = self._report_limit + 1  # read once
         self.ending = self._measured_now(said)
         if self.ending is not None:
             self.ended_s = time.monotonic()
+
+    def _expected_bytes(self) -> int:
+        """How long the report says that it is; beyond the limit if that makes no sense."""
+        header_end = wire.LENGTH_BYTES + int.from_bytes(self._report[: wire.LENGTH_BYTES], "little")
+        if len(self._report) < header_end <= wire.LENGTH_BYTES + self._header_limit:
+            return header_end
+        try:
+            said = json.loads(self._report[wire.LENGTH_BYTES : header_end])
+            lengths: list[int] = [length for _, length in said["artifacts"]]
+            if len(lengths) <= self.config.max_artifacts and all(type(each) is int for each in lengths):
+                return max(header_end + sum(lengths), len(self._report) + 1)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            pass
+        return self._report_limit + 1
 
     def _measured_now(self, said: Message) -> Ending | None:
         """What the child used so far, if it is alone and came through; `None`: wait for the zygote's word."""
@@ -409,9 +422,12 @@ def measure(pid: int, pidfd: int, base_ns: int, *, alone: bool) -> Ending | None
 def hear(status: socket.socket) -> Message | None:
     """The next packet on a status socket; `None` at its end."""
     try:
-        return wire.receive(status)[0]
-    except OSError:
+        said, fds = wire.receive(status)
+    except (OSError, ValueError, RecursionError):
         return None
+    for fd in fds:
+        os.close(fd)
+    return said if isinstance(said, dict) else None
 
 
 def has_ended(pidfd: int, within_s: float = 0.0) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -53,7 +54,16 @@ def live(
 ) -> NoReturn:
     """Lock this process down, say so, and serve one call, or all calls of a session. Never returns."""
     try:
-        _enter(spec, level, program, channel, streams, slot, session=session)
+        _enter(
+            spec,
+            level,
+            program,
+            channel,
+            streams,
+            slot,
+            session=session,
+            lists_processes=session and keeps_state,
+        )
         served = socket.socket(fileno=3)
         if session and not keeps_state:
             served.send(READY)
@@ -113,6 +123,7 @@ def _enter(
     slot: Slot | None,
     *,
     session: bool,
+    lists_processes: bool,
 ) -> None:
     """Go through every wall. Afterwards 0 to 3 are stdin, stdout, stderr and the channel, and nothing else
     is open.
@@ -137,16 +148,23 @@ def _enter(
     walls.working_folders(base)
     if level == 2:
         walls.unused_user(base)
-    os.chdir(spec["cwd"] or f"{base}/work")
+    if level > 2 or not spec["cwd"]:
+        os.chdir(spec["cwd"] or f"{base}/work")
     name_folders(base)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    processes = [os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)] if session else []
+    processes = [os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)] if lists_processes else []
     walls.only_descriptors((null, null, null, channel.fileno(), *streams, *processes))
     walls.bound(limits, processes=_processes(spec, level), cgroup=slot is not None)
     if session and level == 3:
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)  # dead templates would count until pid 1 sees them
     runner.streams()
-    walls.confine(rules(spec, level, base), seccomp.for_pid(program, os.getpid()), network=spec["network"])
+    folders = _open_folders(spec) if level == 2 else {}
+    if spec["cwd"] in folders:
+        os.fchdir(folders[spec["cwd"]])
+    allowed = rules(spec, level, base, folders)
+    walls.confine(allowed, seccomp.for_pid(program, os.getpid()), network=spec["network"])
+    for fd in folders.values():
+        os.close(fd)
     runner.rehearse()
     if not session:
         os.dup2(CALLS_FD, 1)
@@ -178,13 +196,34 @@ def name_folders(base: str) -> None:
             os.environ[name] = value
 
 
-def rules(spec: Message, level: int, base: str) -> list[tuple[str, int]]:
-    """What Landlock lets a child touch."""
-    readable = ["/"] if level == 4 else [*spec["sources"], spec["cache"], f"/proc/{os.getpid()}"]
+def _open_folders(spec: Message) -> dict[str, int]:
+    """L2: the folders of the host, which stay where they are. A descriptor stays what it was when checked."""
+    opened = {}
+    for source, target, _, device, inode in spec["mounts"]:
+        fd = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) != (device, inode):
+            raise OSError(errno.ESTALE, walls.ANOTHER_FOLDER, source)
+        opened[target] = fd
+    return opened
+
+
+def rules(spec: Message, level: int, base: str, opened: dict[str, int]) -> list[tuple[str, int]]:
+    """What Landlock lets a child touch; `opened`: folders of the host that no mount puts at their target."""
+    readable = ["/"]
+    if level < 4:
+        readable = [*spec["sources"], spec["cache"], f"/proc/{os.getpid()}"]
     devices = [f"/dev/{name}" for name in tree.DEVICES]
     return [
         *((path, landlock.EXECUTE) for path in readable),
-        *((path, landlock.WRITE) for path in (base, *spec["writable"])),
+        (base, landlock.WRITE),
+        *(
+            (
+                f"/proc/self/fd/{opened[target]}" if target in opened else target,
+                landlock.WRITE if writable else landlock.EXECUTE,
+            )
+            for _, target, writable, _, _ in spec["mounts"]
+        ),
         *((path, landlock.WRITE) for path in devices),
     ]
 

@@ -11,6 +11,10 @@ from sandbox.errors import Missing
 _UBUNTU = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 _DEBIAN = "/proc/sys/kernel/unprivileged_userns_clone"
 _COUNT = "/proc/sys/user/max_user_namespaces"
+_OF_FOLDERS = (
+    "Make a new sandbox, if the folder is the one that you mean.",
+    "At L2 a folder is seen where it is on the host: leave its target out.",
+)
 
 
 def missing(tried: dict[str, Any]) -> Missing:
@@ -30,6 +34,8 @@ def remedy(level: str, step: str, code: int) -> str:
         return "Install the package bubblewrap."
     if step == "interpreter":
         return "Run the server with a Python that every user can read, or as an ordinary user."
+    if step == "target" or code == errno.ESTALE:
+        return _OF_FOLDERS[step == "target"]
     if "landlock" in step:
         return "The kernel needs Landlock: Linux 5.13, with landlock in the boot parameter lsm=."
     if "seccomp" in step:

@@ -60,13 +60,15 @@ def main(control_fd: int, lifeline_fd: int, server_pid: int) -> NoReturn:
                 continue
             start = outer.Start(spec, control, lifeline_fd, server, slots if level == 4 else [])
             pid = _attempt(level, start, tried)
+            if pid is None:
+                wire.send(
+                    control, {"tried": tried}
+                )  # before the next level comes up, so that it is known then
             if pid is not None or tried[-1].get("everywhere"):
                 break
         if pid is None:
             wire.send(control, {"refused": tried})
         else:
-            if tried:
-                wire.send(control, {"tried": tried})
             control.close()
             _wait_for(pid)
             status = 0

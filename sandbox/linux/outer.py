@@ -24,7 +24,6 @@ _INSIDE = (
     "import sys; sys.path.append(sys.argv[1]); from sandbox.linux import outer; sys.path.pop(); "
     "outer.inside(*map(int, sys.argv[2:]))"
 )
-_ANOTHER_FOLDER = "it is another folder now than when the sandbox was made"
 _OUTER = libc.CLONE_NEWUSER | libc.CLONE_NEWPID | libc.CLONE_NEWIPC | libc.CLONE_NEWUTS | libc.CLONE_NEWCGROUP
 
 
@@ -55,7 +54,8 @@ class Start:
         if isinstance(error, OSError):
             step = error.filename if isinstance(error.filename, str) else step
             code, text = error.errno or 0, error.strerror or text
-        everywhere = isinstance(error, ImportError)  # what cannot be imported here cannot be at another level
+        # What is wrong with the configuration is wrong at every level: none but the strongest is tried.
+        everywhere = isinstance(error, ImportError) or code in {errno.ESTALE, errno.ENOTDIR}
         wire.send(self.launcher, {"failed": step, "errno": code, "text": text, "everywhere": everywhere})
 
     def succeeded(self) -> None:
@@ -116,7 +116,7 @@ def _mounts(spec: Message, unused_id: int) -> list[tuple[int, str, bool, int]]:
         fd = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         found = os.fstat(fd)
         if (found.st_dev, found.st_ino) != (device, inode):
-            raise OSError(errno.ESTALE, _ANOTHER_FOLDER, source)
+            raise OSError(errno.ESTALE, walls.ANOTHER_FOLDER, source)
         opened.append((fd, target, writable, _owner_map(found, unused_id) if unused_id else 0))
     return opened
 
@@ -230,7 +230,7 @@ def inside(control_fd: int, lifeline_fd: int, server_fd: int, launcher_fd: int) 
     for _, target, _, device, inode in start.spec["mounts"]:
         found = os.stat(target)
         if (found.st_dev, found.st_ino) != (device, inode):
-            start.failed(OSError(errno.ESTALE, _ANOTHER_FOLDER, target))
+            start.failed(OSError(errno.ESTALE, walls.ANOTHER_FOLDER, target))
             os._exit(1)
     reaper.serve(3, start)
 
@@ -239,6 +239,12 @@ def bare(start: Start) -> None:
     """L2: no outer wall; each child's own is all there is."""
     if not landlock.abi():
         raise OSError(errno.ENOSYS, "this kernel has no Landlock, or it is switched off", "landlock")
+    for source, target, _, device, inode in start.spec["mounts"]:
+        if target not in (source, walls.WORK):
+            raise OSError(errno.EOPNOTSUPP, f"{source} cannot be seen as {target} without a mount", "target")
+        found = os.stat(source)
+        if (found.st_dev, found.st_ino) != (device, inode):
+            raise OSError(errno.ESTALE, walls.ANOTHER_FOLDER, source)
     _sweep_scratch()
     if os.getuid() == 0:
         _check_readable_by_others(tree.plan(start.spec["packages"], network=start.spec["network"]))

@@ -25,10 +25,9 @@ pipe pipe2 poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll
 eventfd eventfd2 signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime
 splice tee sendfile copy_file_range readahead fadvise64 flock fsync fdatasync sync_file_range
 
-open openat openat2 creat access faccessat faccessat2 stat fstat lstat newfstatat statx statfs fstatfs
-getdents getdents64 getcwd chdir fchdir readlink readlinkat umask truncate ftruncate fallocate
-mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat
-getxattr lgetxattr fgetxattr getxattrat listxattr llistxattr flistxattr listxattrat
+access faccessat faccessat2 stat fstat lstat newfstatat statx statfs fstatfs
+getdents getdents64 getcwd chdir fchdir readlink readlinkat umask ftruncate fallocate
+rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat
 
 brk mmap munmap mremap mprotect madvise msync mincore mlock mlock2 mlockall munlock munlockall mseal
 get_mempolicy futex futex_wait futex_wake futex_waitv futex_requeue set_robust_list set_tid_address rseq
@@ -46,14 +45,22 @@ sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg shutdown getsockname getpeerna
 """
 _WITH_FORK = "fork vfork execve execveat"
 _WITH_NETWORK = "connect bind listen accept accept4"
-_WITH_METADATA = "chmod fchmod fchmodat fchmodat2 utime utimes futimesat utimensat"
+_WITH_METADATA = (
+    "utime utimes futimesat utimensat getxattr lgetxattr fgetxattr getxattrat listxattr llistxattr "
+    "flistxattr listxattrat truncate"  # by path: Landlock covers it from Linux 6.2 on only
+)
+# Calls that set permissions, and which argument they are: never set-user-id or set-group-id, which would stay
+# in a folder of the host.
+_MODES = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2}
+_CREATE_MODES = {"open": 2, "openat": 3, "creat": 1, "mkdir": 1, "mkdirat": 2}
+_SET_IDS = 0o6000
 _WITH_OWN_SESSIONS = "sched_setaffinity setpriority"
 _WITH_OWN_SESSIONS_AND_FORK = "setsid setpgid"
 _WITH_OTHERS = "pidfd_open pidfd_send_signal"
 _SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo"
 
 # ENOSYS although we know it: its flags are in memory, beyond a filter, and libc falls back to clone.
-_ABSENT = "clone3"
+_ABSENT = "clone3 openat2"
 
 _CLONE_NEWTIME, _CLONE_PARENT, _CLONE_THREAD = 0x80, 0x8000, 0x10000
 # No namespaces, and no children that the kernel gives to our parent, which knows nothing of them.
@@ -66,6 +73,7 @@ _SOCK_STREAM, _SOCK_DGRAM, _SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 2, 5, 0xF
 _ANY_PROTOCOL, _IPPROTO_TCP, _IPPROTO_UDP = 0, 6, 17
 _SOL_SOCKET = 1
 _SO_ATTACH = (26, 50, 51, 52)  # FILTER, BPF, REUSEPORT_CBPF, REUSEPORT_EBPF: programs for the kernel to run
+_SO_BUFFERS = (7, 8, 32, 33)  # SNDBUF, RCVBUF and both by force: memory that no limit of a process counts
 _S_IFMT, _S_IFIFO = 0xF000, 0x1000
 _PRIO_PROCESS = 0
 _PERSONALITY_QUERY = 0xFFFFFFFF
@@ -173,7 +181,13 @@ def build(
     allowed += _WITH_OWN_SESSIONS_AND_FORK.split() if own_sessions and fork else ()
     allowed += (*_WITH_OTHERS.split(), *_SIGNALS.split()) if alone else ()
 
-    rules = _rules(fork=fork, network=network, own_sessions=own_sessions, signal_only_pid=signal_only_pid)
+    rules = _rules(
+        fork=fork,
+        network=network,
+        metadata=metadata,
+        own_sessions=own_sessions,
+        signal_only_pid=signal_only_pid,
+    )
     leaves = dict.fromkeys(number_of.values(), _leaf(_DENY))
     for names, leaf in (
         (allowed, _leaf(_RET_ALLOW)),
@@ -212,7 +226,7 @@ def install(program: bytes) -> None:
 
 
 def _rules(
-    *, fork: bool, network: bool, own_sessions: bool, signal_only_pid: int | None
+    *, fork: bool, network: bool, metadata: bool, own_sessions: bool, signal_only_pid: int | None
 ) -> Iterable[tuple[str, _Rule]]:
     """Calls whose arguments decide."""
     flags = _no_bit(0, _CLONE_DENIED)
@@ -221,7 +235,7 @@ def _rules(
     else:
         yield "clone", ((flags, _one_of(0, (_CLONE_THREAD,), mask=_CLONE_THREAD)),)
     # No options that carry a program for the kernel. At other levels their numbers mean harmless things.
-    options: _Rule = ((_one_of(1, (_SOL_SOCKET,)), _none_of(2, _SO_ATTACH)),)
+    options: _Rule = ((_one_of(1, (_SOL_SOCKET,)), _none_of(2, (*_SO_ATTACH, *_SO_BUFFERS))),)
     if network:
         family = _one_of(0, (_AF_INET, _AF_INET6))
         kind = _one_of(1, (_SOCK_STREAM, _SOCK_DGRAM), mask=_SOCK_TYPE_MASK)
@@ -232,6 +246,8 @@ def _rules(
     # No datagrams: such a socket can send to any other by name, connected or not.
     kind = _one_of(1, (_SOCK_STREAM, _SOCK_SEQPACKET), mask=_SOCK_TYPE_MASK)
     yield "socketpair", ((_one_of(0, (_AF_UNIX,)), kind),)
+    for name, argument in (_MODES | _CREATE_MODES if metadata else _CREATE_MODES).items():
+        yield name, ((_no_bit(argument, _SET_IDS),),)
     yield "ioctl", ((_one_of(1, _IOCTLS),),)
     yield "fcntl", ((_none_of(1, _FCNTLS_DENIED),),)
     yield "prctl", ((_one_of(0, _PRCTLS),),)

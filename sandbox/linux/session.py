@@ -28,6 +28,7 @@ from sandbox.linux import memory, runner, wire
 
 TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import NoReturn
 
     from sandbox.linux.wire import Message
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 _FORK_S = 5.0  # to fork the next caller; a fork of 2 GB takes 12 ms
 _SWEEP_S = 2.0
 _CPU_CHECK_S = 0.02
+_AFTER_REPORT_S = 0.5  # for a caller that reported to become the template
+_IDLE_LOOK_S = 1.0  # between two looks at whether anything runs between calls
+_IDLE_CPU_NS = 100_000_000  # more than the next caller needs to get ready
+BROKEN = 97  # init's exit status when it ends a session that cannot be trusted to go on
 CALL_FDS = 3  # the socket of a call, its stdout and stderr
 
 
@@ -66,6 +71,7 @@ class Init:
         self.template = 0
         self.caller = 0
         self.alive = -1  # descriptor of the caller
+        self.frozen_ns = 0  # CPU time of everything when the last call was over
         self.begin_ns = 0  # CPU time of the caller when it began to wait
         self.processes = processes
         self.finished = 0  # number of the last call that is over
@@ -81,22 +87,24 @@ class Init:
             sock.close()
         self._freeze_with_next_caller()
         self.channel.send(b"R")
-        while True:
-            ready = self._wait(self.idle_s)
-            if not ready:
-                break  # nobody needs it any more
-            if self.words.fileno() in ready:
-                self._finished(wire.receive(self.words)[0])
-            elif self.channel.fileno() in ready:
+        idle_until = time.monotonic() + self.idle_s
+        while (left := idle_until - time.monotonic()) > 0:
+            ready = self._wait(min(left, _IDLE_LOOK_S))
+            if self.channel.fileno() in ready:
                 message, _ = wire.receive(self.channel)
                 if message is None:
                     break
-                if message.get("call", 0) > self.finished:
+                if message.get("call") == self.finished + 1:
                     self._call(message["call"], time.monotonic() + message["wall_s"])
+                    idle_until = time.monotonic() + self.idle_s
                 elif message.get("kill") == self.finished:
                     wire.send(self.channel, {"call": self.finished})  # it came through before
-            else:  # the caller ended while it waited, such as by the kernel for its memory
-                self._back()
+            elif self.words.fileno() in ready:
+                os._exit(BROKEN)  # the server tells us of a call before the caller: nobody has a word to say
+            elif self.alive in ready:
+                self._back()  # the caller ended while it waited, such as by the kernel for its memory
+            elif self._all_cpu_ns() - self.frozen_ns > _IDLE_CPU_NS:
+                os._exit(BROKEN)  # something goes on between calls, where no limit would end it
         os._exit(0)
 
     def _wait(self, seconds: float) -> set[int]:
@@ -106,19 +114,23 @@ class Init:
             poll.register(fd, select.POLLIN)
         return {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
 
-    def _finished(self, said: Message | None) -> bool:
-        """The caller says that a call is over: its state is the session's now. False if it says nothing."""
-        if said is None or not isinstance(said.get("done"), int):
-            return False
-        self.finished = said["done"]
-        self.template = self.caller
-        self._freeze_with_next_caller()
-        return True
+    def _word(self) -> Message:
+        """What the caller or the template says; whoever says what makes no sense ends the session."""
+        try:
+            said, fds = wire.receive(self.words)
+        except (OSError, ValueError, RecursionError):
+            os._exit(BROKEN)
+        if not isinstance(said, dict) or fds:
+            os._exit(BROKEN)
+        return said
 
     def _call(self, number: int, deadline: float) -> None:
         """Watch a call; if it does not come through, say how it ended and go back to the state before."""
         how = self._watch(number, deadline)
-        if how == "done":
+        if how == "done":  # its state is the session's now
+            self.finished = number
+            self.template = self.caller
+            self._freeze_with_next_caller()
             return
         ending: Message = {
             "call": number,
@@ -145,16 +157,20 @@ class Init:
         while True:
             left = deadline - time.monotonic()
             ready = self._wait(min(left, _CPU_CHECK_S) if self.cpu_limit_ns else left)
-            if self.words.fileno() in ready and self._finished(wire.receive(self.words)[0]):
-                return "done"
-            if self.alive in ready:
-                return "gone"
             if self.channel.fileno() in ready:
                 message, _ = wire.receive(self.channel)
                 if message is None:
                     os._exit(0)
                 if message.get("kill") == number:
                     return "killed"
+                if message.get("reported") == number:
+                    deadline = min(deadline, time.monotonic() + _AFTER_REPORT_S)
+            if self.words.fileno() in ready:
+                if self._word() != {"done": number}:
+                    os._exit(BROKEN)
+                return "done"
+            if self.alive in ready:
+                return "gone"
             if self.cpu_limit_ns and self._used_cpu_ns() - self.begin_ns > self.cpu_limit_ns:
                 return "cpu"
             if time.monotonic() >= deadline:
@@ -162,7 +178,10 @@ class Init:
 
     def _used_cpu_ns(self) -> int:
         """CPU time of everything that the call runs."""
-        found = self._members({os.getpid(), self.template})
+        return self._all_cpu_ns({self.template})
+
+    def _all_cpu_ns(self, spared: Iterable[int] = ()) -> int:
+        found = self._members({os.getpid(), *spared})
         for pidfd in found.values():
             os.close(pidfd)
         return sum(map(_cpu_ns, found))
@@ -170,35 +189,34 @@ class Init:
     def _freeze_with_next_caller(self) -> Message:
         """Wait for the template's next caller, end everything else, stop the template; returns its word."""
         word = self._next_caller()
-        if word is None:
-            os._exit(5)  # the state has no process to go on in: the session is over
         self.caller = word["caller"]
+        fields = memory.stat(self.caller)  # cannot be read where `/proc` is closed to us
+        if fields is not None and int(fields[1]) != self.template:
+            os._exit(BROKEN)
         self._sweep({self.template, self.caller})
         os.kill(self.template, signal.SIGSTOP)
         if self.alive >= 0:
             os.close(self.alive)
         self.alive = os.pidfd_open(self.caller)
         self.begin_ns = _cpu_ns(self.caller)
+        self.frozen_ns = self._all_cpu_ns()
         wire.send(self.gate, {"go": self.caller})
         return word
 
-    def _next_caller(self) -> Message | None:
+    def _next_caller(self) -> Message:
         poll = select.poll()
         poll.register(self.words, select.POLLIN)
-        deadline = time.monotonic() + _FORK_S
-        while (left := deadline - time.monotonic()) > 0:
-            if poll.poll(left * 1000):
-                said, _ = wire.receive(self.words)
-                if said is not None and isinstance(said.get("caller"), int):
-                    return said
-        return None
+        said = self._word() if poll.poll(_FORK_S * 1000) else {}
+        if not isinstance(said.get("caller"), int):
+            os._exit(BROKEN)  # the state has no process to go on in
+        return said
 
     def _sweep(self, spared: set[int]) -> None:
         """End every process of the session but init and `spared`, however fast it forks."""
         deadline = time.monotonic() + _SWEEP_S
         while others := self._members({os.getpid(), *spared}):
             if time.monotonic() >= deadline:
-                os._exit(7)  # they cannot be ended one by one: end the whole session
+                os._exit(BROKEN)  # they cannot be ended one by one: end the whole session
             for pidfd in others.values():
                 try:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)

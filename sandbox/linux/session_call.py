@@ -56,7 +56,12 @@ class SessionCall(Call):
         return self.ending
 
     def _leave(self) -> None:
-        """Init ends what is left."""
+        """The report was read; init ends what goes on nevertheless."""
+        if self._keeps_state and self.session.channel is not None:
+            try:
+                wire.send(self.session.channel, {"reported": self._number})
+            except OSError:
+                self.session.kill()
 
     def _end_processes(self) -> None:
         """Ask init to end the call; the second time, end the session."""
@@ -121,6 +126,10 @@ class SessionCall(Call):
         if said is None and self.session.lost and self.killed is None:
             raise SandboxDied("the sandbox's zygote ended during the call; the session was ended with it")
         said = said or {}
+        status = said.get("status")
+        if self._keeps_state and self.killed is None and isinstance(status, int) and os.WIFEXITED(status):
+            # Init's own status is never the code's: it was idle for too long, or could not trust the session.
+            raise SandboxDied("the session ended before it could say how the call ended; its state is lost")
         if not self.session.lost:
             said = {key: said[key] for key in _COUNTED_BY_ZYGOTE if key in said}
         self._conclude({**self._known, **said})

@@ -92,6 +92,7 @@ class Session:
             self.status, self.calls = socket.socket(fileno=status), socket.socket(fileno=calls)
             self.calls.setblocking(False)
             self.channel = socket.socket(fileno=channel)
+            self.channel.setblocking(False)  # code may keep its init from reading; a full queue is its end
             return True
 
     def _not_started(self, message: Message | None) -> SandboxError:

@@ -60,7 +60,6 @@ class Plan:
                 for each in self.folders
                 for found in [os.fstat(each.fd)]
             ],
-            "writable": [each.target for each in self.folders if each.writable],
             "cwd": WORK if config.working_dir is not None else "",
             "links": _LINKS,
             "scratch": scratch,

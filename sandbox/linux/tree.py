@@ -87,6 +87,8 @@ def build(
     """
     opened = [(os.open(path, os.O_PATH | os.O_CLOEXEC), path, os.path.isdir(path)) for path in sources]
     devices = [(os.open(f"/dev/{name}", os.O_PATH | os.O_CLOEXEC), f"/dev/{name}") for name in DEVICES]
+    # Before anything is cloned: what the host mounts later must not appear in it.
+    libc.mount(None, "/", None, libc.MS_REC | libc.MS_PRIVATE)
     clones = [
         (
             libc.open_tree(fd, "", libc.OPEN_TREE_CLONE | libc.AT_EMPTY_PATH | libc.AT_RECURSIVE),
@@ -98,7 +100,6 @@ def build(
     ]
     targets = {link: os.readlink(link) for link in links if os.path.islink(link)}
 
-    libc.mount(None, "/", None, libc.MS_REC | libc.MS_PRIVATE)
     new = next(path for path in MOUNT_POINTS if os.path.isdir(path))
     libc.mount("tmpfs", new, "tmpfs", libc.MS_NOSUID, f"size={_CACHE_MB}m,nr_inodes=16k,mode=755")
 

@@ -16,6 +16,7 @@ from sandbox.linux import landlock, libc
 INNER_ID = 1000  # user and group of the code inside its namespaces
 FIRST_UNUSED_ID = 0x70000000  # from here to 0x7FFFFFFF no distribution or container manager gives out ids
 TMP = "/tmp"  # noqa: S108 - the child's own
+ANOTHER_FOLDER = "it is another folder now than when the sandbox was made"
 WORK = "/work"  # where `working_dir` is mounted
 OWN_NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWIPC | libc.CLONE_NEWUTS | libc.CLONE_NEWCGROUP
 _CPU_GRACE_S = 2  # the kernel counts whole seconds; ours is the exact limit
