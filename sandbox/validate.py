@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from sandbox.errors import SandboxConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sandbox.types import SandboxConfig
 
+MAX_NAME_CHARS = 255
 MAX_SECONDS = 7 * 24 * 3600.0  # beyond a week a limit is a mistake in the unit
 _ABOVE_ZERO_S = ("timeout_seconds", "queue_seconds", "session_idle_seconds", "recycle_seconds")
 _AT_LEAST = {
@@ -88,3 +91,27 @@ def seconds(name: str, value: float) -> float:
             name, f"must be above 0 and at most {MAX_SECONDS:.0f} seconds, not {value!r}"
         )
     return float(value)
+
+
+def contents(files: Mapping[str, bytes | str]) -> list[bytes]:
+    """What is in `files`, as bytes.
+
+    Raises:
+        SandboxConfigError: A name is not one of a file in the working folder, or a content is none.
+    """
+    found = []
+    for name, data in files.items():
+        parts = name.split("/")
+        if any(part in {"", ".", ".."} for part in parts) or "\0" in name or len(name) > MAX_NAME_CHARS:
+            raise SandboxConfigError(
+                "files",
+                f"has the name {name!r}; it must be relative, without .., of {MAX_NAME_CHARS} letters",
+            )
+        if not isinstance(data, str | bytes | bytearray | memoryview):
+            raise SandboxConfigError("files", f"has {type(data).__name__} as the content of {name!r}")
+        try:
+            name.encode()
+            found.append(data.encode() if isinstance(data, str) else bytes(data))
+        except UnicodeEncodeError as error:
+            raise SandboxConfigError("files", f"has a text at {name!r} that is none: {error}") from error
+    return found

@@ -24,7 +24,7 @@ from sandbox.linux.spec import plan
 from sandbox.linux.tenants import Tenant, Tenants
 from sandbox.linux.waiting import Bell, Wait
 from sandbox.types import EndedBy, IsolationLevel, SandboxConfig, SandboxResult
-from sandbox.validate import seconds
+from sandbox.validate import contents, seconds
 
 _NOT_ENFORCED = {
     IsolationLevel.L3: ("max_disk_mb", "max_files"),
@@ -211,12 +211,9 @@ class PythonSandbox:
             wall_s = min(wall_s, seconds("timeout_seconds", timeout_seconds))
         if len(code.encode("utf-8", "surrogatepass")) > wire.MAX_CODE_BYTES:
             raise SandboxConfigError("code", f"is larger than {wire.MAX_CODE_BYTES} bytes")
-        blobs = [data.encode() if isinstance(data, str) else bytes(data) for data in (files or {}).values()]
+        blobs = contents(files or {})
         if sum(map(len, blobs)) > wire.MAX_FILES_BYTES:
             raise SandboxConfigError("files", f"are larger than {wire.MAX_FILES_BYTES} bytes together")
-        for name in files or {}:
-            if not name or name.startswith("/") or "\0" in name or ".." in name.split("/") or len(name) > 255:
-                raise SandboxConfigError("files", f"has the name {name!r}; it must be relative, without ..")
         header = {
             "code": code,
             "files": [[name, len(data)] for name, data in zip(files or {}, blobs, strict=True)],

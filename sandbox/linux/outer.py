@@ -272,7 +272,9 @@ def _become_nobody(unused_id: int) -> None:
 
 def _sweep_scratch() -> None:
     """Remove folders of launchers that were ended before they could; their names tell whose they were."""
+    namespace = str(os.stat("/proc/self/ns/pid").st_ino)
     for name in os.listdir(walls.TMP):
-        owner = name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
-        if name.startswith(SCRATCH_PREFIX) and owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
+        owner, _, rest = name.removeprefix(SCRATCH_PREFIX).partition("-")
+        is_ours = name.startswith(SCRATCH_PREFIX) and rest.startswith(f"{namespace}-") and owner.isdigit()
+        if is_ours and not os.path.exists(f"/proc/{owner}"):
             removal.remove(f"{walls.TMP}/{name}")

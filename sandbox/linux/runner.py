@@ -237,6 +237,7 @@ def perform(header: Message, blobs: list[bytes], namespace: dict[str, object], *
         pictures = artifacts.figures(OUT)
         if last:
             finish(said)
+            namespace.clear()  # files that the code left open are written, as at an interpreter's end
     _flush()
     max_files, max_bytes = int(header["max_files"]), int(header["max_bytes"])
     found = artifacts.collect(OUT, max_files, max_bytes, known=known, pictures=pictures)

@@ -246,7 +246,8 @@ class Sessions:
                     raise SandboxError(
                         f"there are {self._limit} sessions already, all busy; end one, or call without one"
                     )
-                self._drop(min(idle, key=lambda each: each.used_s))
+                # One tenant's many sessions are no reason to end another's.
+                self._drop(min(idle, key=lambda each: (each.key[0] != tenant, each.used_s)))
             found = self._sessions[tenant, name] = Session(zygote, tenant, name)
             found.waiting += 1
             return found, True

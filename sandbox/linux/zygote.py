@@ -398,8 +398,7 @@ class Zygote:
             if not self.uses_cgroup:
                 if len(members) > 1:
                     found.seen_cpu_ns = memory.cpu_ns(members) - found.cpu_base_ns
-                used = sum(max(memory.anonymous_bytes(each) - self.base_rss, 0) for each in members)
-                if used > self.limits["memory_bytes"]:
+                if self._is_too_large(members):
                     self._end(found, "memory")
                     continue
                 if self.level == 3 and memory.tasks(members) > self.limits["processes"]:
@@ -411,29 +410,30 @@ class Zygote:
                     self._end(found, "cpu")
 
     def _guard_sessions(self, sessions: dict[int, Child]) -> None:
-        """End the call of a session that is too large; its init goes back to the state before.
-
-        For memory its largest process, for processes (which the kernel counts elsewhere) all of them. The
-        template does not run: it is left.
-        """
+        """End the call of a session that is too large; its init goes back to the state before."""
         trees = memory.trees(set(sessions), by_session=self.level == 3)
         for pid, found in sessions.items():
             members = [each for each in trees[pid] if each != pid]
             if self.level == 3 and memory.tasks(members) > self.limits["processes"] + 1:
                 found.refused_forks += 1
-                for each in members:
-                    if (fields := memory.stat(each)) is not None and fields[0] != b"T":
-                        memory.kill(each)
+                self._kill_all_that_runs(members)
                 continue
-            limit = self.limits["memory_bytes"] + self.base_rss
-            if sum(map(memory.anonymous_bytes, members)) <= limit:
-                continue
-            shares = {
-                each: memory.share_bytes(each) for each in members
-            }  # a fork's pages are not counted twice
-            if sum(shares.values()) > limit:
+            if self._is_too_large(members):
                 found.ooms += 1
-                memory.kill(max(shares, key=shares.__getitem__))
+                self._kill_all_that_runs(members)
+
+    def _is_too_large(self, members: list[int]) -> bool:
+        """Whether processes have too much memory together; pages that forks share count once."""
+        limit = self.limits["memory_bytes"] + self.base_rss
+        if sum(map(memory.anonymous_bytes, members)) <= limit:
+            return False  # known for less
+        return sum(map(memory.share_bytes, members)) > limit
+
+    def _kill_all_that_runs(self, members: list[int]) -> None:
+        """End the processes of a session's call. Its template does not run, and is left."""
+        for each in members:
+            if (fields := memory.stat(each)) is not None and fields[0] != b"T":
+                memory.kill(each)
 
     def _end(self, found: Child, why: str) -> None:
         if found.why is None:
