@@ -166,11 +166,11 @@ class Boxes:
     def __init__(self, elsewhere: Elsewhere) -> None:
         self._elsewhere = elsewhere
         self._hosts: dict[bool, Host] = {}
-        self._made: dict[object, Box] = {}
+        self._made: dict[str, Box] = {}
 
     def here(self, **fields: Any) -> PythonSandbox:
         """In this process, at the best level that there is."""
-        key = (None, *sorted(fields.items()))
+        key = f"here {sorted(fields.items())}"
         if key not in self._made:
             self._made[key] = PythonSandbox(SandboxConfig(**{**SMALL, **fields}))
         box = self._made[key]
@@ -179,7 +179,7 @@ class Boxes:
 
     def at(self, place: Place, **fields: Any) -> Box:
         """At exactly that level; the test is skipped on a machine that does not give it."""
-        key = (place, *sorted(fields.items()))
+        key = f"{place} {sorted(fields.items())}"
         if key not in self._made:
             if place.user and os.geteuid() != 0:
                 place = Place(level=place.level)  # we are one
