@@ -127,7 +127,7 @@ class ZygoteProcess:
         self.control.setblocking(False)
 
     def _launch(self, plan: Plan, control: int, lifeline: int) -> _Launcher:
-        # Only the launcher makes it, 0711. Whose it is counts in one pid namespace only, so that is in it too.
+        # Only the launcher makes it, 0711. A pid names its owner in one pid namespace: that is in it too.
         owner = f"{os.getpid()}-{os.stat('/proc/self/ns/pid').st_ino}"
         scratch = f"/tmp/mcp-sandbox-{owner}-{secrets.token_hex(8)}"  # noqa: S108
         wire.send(self.control, plan.message(scratch=scratch))
