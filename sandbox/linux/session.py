@@ -22,6 +22,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 
 from sandbox.linux import memory, runner, wire
@@ -206,10 +207,17 @@ class Init:
     def _next_caller(self) -> Message:
         poll = select.poll()
         poll.register(self.words, select.POLLIN)
-        said = self._word() if poll.poll(_FORK_S * 1000) else {}
-        if not isinstance(said.get("caller"), int):
-            os._exit(BROKEN)  # the state has no process to go on in
-        return said
+        deadline = time.monotonic() + _FORK_S
+        while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            said = self._word()
+            if "full" in said:
+                self._sweep({self.template})
+                wire.send(self.commands, {"fork": True})
+            elif isinstance(said.get("caller"), int):
+                return said
+            else:
+                break
+        os._exit(BROKEN)  # the state has no process to go on in
 
     def _sweep(self, spared: set[int]) -> None:
         """End every process of the session but init and `spared`, however fast it forks."""
@@ -267,7 +275,7 @@ def live(
     while True:
         # Here it is a template: what it was told to keep is frozen in it. Each caller goes on below.
         word: Message = {}
-        while (caller := os.fork()) != 0:
+        while (caller := _fork(words, commands)) != 0:
             wire.send(words, {"caller": caller, **word})
             if wire.receive(commands)[0] is None:
                 os._exit(0)
@@ -286,6 +294,32 @@ def live(
             os._exit(0)
         run_call(fds, namespace)
         wire.send(words, {"done": message["call"]})
+
+
+def _fork(words: socket.socket, commands: socket.socket) -> int:
+    """Fork the next caller: once init has ended what takes its place, if a call left that behind.
+
+    Its random numbers go on where the template's are: Python begins anew in each fork.
+    """
+    module = sys.modules.get("random")
+    try:
+        state = module.getstate() if module is not None else None
+    except Exception:
+        state = None  # the code put something else in its place
+    while True:
+        try:
+            pid = os.fork()
+        except OSError:
+            wire.send(words, {"full": True})
+            if wire.receive(commands)[0] is None:
+                os._exit(0)
+            continue
+        if pid == 0 and module is not None and state is not None:
+            try:
+                module.setstate(state)
+            except Exception:  # noqa: S110 - as above
+                pass
+        return pid
 
 
 def run_call(fds: list[int], namespace: Message) -> None:
