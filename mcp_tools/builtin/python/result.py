@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mcp_tools.builtin.python.pictures import picture_type
 from mcp_tools.builtin.workspace.problems import escaped, shown
 from mcp_tools.types import Content, MediaContent, TextContent, ToolOutput
 
@@ -14,19 +15,6 @@ if TYPE_CHECKING:
 
 MAX_TEXT_CHARS: Final = 20_000
 """Of one text file that comes back, and three times this of all of them."""
-MAX_PICTURE_BYTES: Final = 3_750_000
-"""5 MB as base64: what the APIs of models take. Above it, or beyond 8,000 pixels, one picture makes them
-refuse the whole conversation."""
-MAX_PICTURE_PIXELS: Final = 8_000
-
-_MAGIC: Final = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-)
-_PNG_SIZE: Final = slice(16, 24)
-_GIF_SIZE: Final = slice(6, 10)
 
 
 class ReturnedFile(BaseModel):
@@ -120,31 +108,6 @@ def output(result: SandboxResult, *, session: str | None) -> ToolOutput:
         pieces.append("[no output]")
     content: list[Content] = [TextContent(text=piece) for piece in pieces]
     return ToolOutput(content=content + pictures, structured=structured)
-
-
-def picture_type(data: bytes) -> str | None:
-    """Name the type of a picture that models can be shown, by its content; None if it is none.
-
-    A broken or oversized picture is worse than none: see `MAX_PICTURE_BYTES`.
-    """
-    if len(data) > MAX_PICTURE_BYTES:
-        return None
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    found = next((media_type for magic, media_type in _MAGIC if data.startswith(magic)), None)
-    match found:
-        case "image/png":
-            is_whole = data.rstrip(b"\0")[-12:-4] == b"\0\0\0\0IEND"
-            sizes = data[_PNG_SIZE][:4], data[_PNG_SIZE][4:]
-            return found if is_whole and _fits(*(int.from_bytes(size, "big") for size in sizes)) else None
-        case "image/gif":
-            sizes = data[_GIF_SIZE][:2], data[_GIF_SIZE][2:]
-            return found if _fits(*(int.from_bytes(size, "little") for size in sizes)) else None
-    return found
-
-
-def _fits(*pixels: int) -> bool:
-    return all(0 < count <= MAX_PICTURE_PIXELS for count in pixels)
 
 
 def _files(artifacts: tuple[Artifact, ...]) -> tuple[list[ReturnedFile], list[str], list[Content]]:

@@ -19,7 +19,7 @@ from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.builtin.python.test_running import png
+from tests.builtin.python.pictures import png
 from tests.cli.conftest import ROOT, command
 from tests.cli.wire import Wire
 from tests.server.peers import text_of
