@@ -11,10 +11,12 @@ from sandbox.errors import Missing
 _UBUNTU = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 _DEBIAN = "/proc/sys/kernel/unprivileged_userns_clone"
 _COUNT = "/proc/sys/user/max_user_namespaces"
-_OF_FOLDERS = (
-    "Make a new sandbox, if the folder is the one that you mean.",
-    "At L2 a folder is seen where it is on the host: leave its target out.",
-)
+_BY_STEP = {  # by a word that is in it
+    "landlock": "The kernel needs Landlock: Linux 5.13, with landlock in the boot parameter lsm=.",
+    "seccomp": "The kernel needs CONFIG_SECCOMP_FILTER.",
+    "target": "At L2 a folder is seen where it is on the host: leave its target out.",
+    "ImportError": "Mend the module, or leave it out of `preload`.",
+}
 
 
 def missing(tried: dict[str, Any]) -> Missing:
@@ -34,12 +36,10 @@ def remedy(level: str, step: str, code: int) -> str:
         return "Install the package bubblewrap."
     if step == "interpreter":
         return "Run the server with a Python that every user can read, or as an ordinary user."
-    if step == "target" or code == errno.ESTALE:
-        return _OF_FOLDERS[step == "target"]
-    if "landlock" in step:
-        return "The kernel needs Landlock: Linux 5.13, with landlock in the boot parameter lsm=."
-    if "seccomp" in step:
-        return "The kernel needs CONFIG_SECCOMP_FILTER."
+    if told := next((text for word, text in _BY_STEP.items() if word in step), None):
+        return told
+    if code == errno.ESTALE:
+        return "Make a new sandbox, if the folder is the one that you mean."
     if step in {"open_tree", "mount_setattr"} and code == errno.ENOSYS:
         return "The kernel is too old: Linux 5.12 is needed."
     if level in {"L4", "L3"}:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _PATH = "/usr/bin:/bin"
 _LINKS = ("/lib", "/lib64", "/usr/lib64")
 _MIN_PYTHON = (3, 11)
+_VERSION = re.compile(r"/python3\.(\d+)t?/site-packages$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,10 +154,10 @@ def _packages(path: str | None) -> tuple[str, tuple[str, ...]]:
         return own, (folder,)
     if not os.path.exists(python):
         raise SandboxConfigError("packages", f"{path!r} is a virtual environment without an interpreter")
-    lib = f"{folder}/lib"
-    versions = [name for name in sorted(os.listdir(lib)) if os.path.isdir(f"{lib}/{name}/site-packages")]
-    if len(versions) != 1 or not versions[0].startswith("python3."):
+    sites = [each for each in glob.glob(f"{glob.escape(folder)}/lib/*/site-packages") if os.path.isdir(each)]
+    version = _VERSION.search(sites[0]) if len(sites) == 1 else None
+    if version is None:
         raise SandboxConfigError("packages", f"{path!r} has no lib/python3.*/site-packages")
-    if (3, int(versions[0].removeprefix("python3.").rstrip("t"))) < _MIN_PYTHON:
-        raise SandboxConfigError("packages", f"{path!r} is for {versions[0]}; the sandbox needs Python 3.11")
-    return os.path.realpath(python), (f"{lib}/{versions[0]}/site-packages",)
+    if (3, int(version[1])) < _MIN_PYTHON:
+        raise SandboxConfigError("packages", f"{path!r} is for Python 3.{version[1]}; the sandbox needs 3.11")
+    return os.path.realpath(python), (sites[0],)

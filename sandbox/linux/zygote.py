@@ -462,6 +462,8 @@ def settle(spec: Message, level: int) -> None:
     sys.path[:] = [inside(path) for path in (*sys.path, *spec["packages"])]
     sys.executable = inside(os.path.realpath(sys.executable))
     os.environ["MPLCONFIGDIR"] = spec["cache"]
+    if spec["packages"]:  # for interpreters that the code starts; this one takes no notice
+        os.environ.setdefault("PYTHONPATH", os.pathsep.join(map(inside, spec["packages"])))
     for name in spec["preload"]:
         try:
             importlib.import_module(name)
