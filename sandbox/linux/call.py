@@ -292,6 +292,11 @@ class Call:
         self.ending = self._measured_now(said)
         if self.ending is not None:
             self.ended_s = time.monotonic()
+            return
+        try:
+            self._channel.shutdown(socket.SHUT_WR)  # it waits for that
+        except OSError:
+            pass  # it is gone already
 
     def _expected_bytes(self) -> int:
         """How long the report says that it is; beyond the limit if that makes no sense."""

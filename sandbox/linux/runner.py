@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sandbox.linux.wire import Message
 
 FILENAME = "<code>"
+_MEASURE_S = 0.05  # a server that runs needs a hundredth of this
 MAX_VALUE_CHARS = 10_000
 MAX_EXCEPTION_CHARS = 200
 OUT = "/tmp/out"  # noqa: S108 - inside the sandbox
@@ -267,6 +268,8 @@ def serve_one(channel: socket.socket) -> None:
         report = perform(header, blobs, fresh_main(), last=True)
         exit_code = json.loads(report[4 : 4 + int.from_bytes(report[:4], "little")])["exit_code"]
         channel.sendall(report)
+        if exit_code == 0:
+            _let_measure(channel)
     except EOFError:
         exit_code = 0  # the server is gone
     except BaseException as error:
@@ -275,6 +278,18 @@ def serve_one(channel: socket.socket) -> None:
         said = {"value": None, **_failure(error), "artifacts": [], "left_out": []}
         channel.sendall(wire.frame(said, []))
     os._exit(exit_code & 0xFF)
+
+
+def _let_measure(channel: socket.socket) -> None:
+    """Stay until the server looked at what this process used: going takes longer than most calls do.
+
+    It ends us or lets us go; when it is stopped, we go by ourselves.
+    """
+    try:
+        channel.settimeout(_MEASURE_S)
+        channel.recv(1)
+    except OSError:
+        pass
 
 
 def prepare() -> None:
