@@ -37,11 +37,12 @@ def description(limits: Limits) -> str:
         "prints, the value of its last expression, and pictures.",
         f"{_imports(limits)} {_world(limits)} There is no shell and no other program.",
         "Each open matplotlib figure comes back as a picture by itself, and so do PNG, JPEG, GIF and WebP "
-        "files in /tmp/out. Of other files there, text comes back as text, the rest by name and size only.",
+        "files in the folder os.environ['SANDBOX_OUT'] (usually /tmp/out). Of other files there, text comes "
+        "back as text, the rest by name and size only.",
         f"Limits of a call: {limits.timeout_seconds:g} s, {limits.max_memory_mb} MiB of memory, "
-        f"{limits.max_disk_mb} MiB of files in /tmp, {limits.max_processes} processes and threads, "
-        f"{limits.max_output_bytes:,} bytes each of stdout and stderr. What was printed before a limit was "
-        "reached comes back too.",
+        f"{limits.max_disk_mb} MiB of files in its own folders, {limits.max_processes} processes and "
+        f"threads, {limits.max_output_bytes:,} bytes each of stdout and stderr. What was printed "
+        "before a limit was reached comes back too.",
         "Each call starts from nothing, unless it names a `session`: then it continues with the variables, "
         "imports and files of the session's earlier calls, but not with threads or processes. A call that "
         "was stopped changes nothing in its session, and the answer says so where it could not be kept. "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_tools.builtin.python.pictures import picture_type
 from mcp_tools.builtin.workspace.problems import escaped, shown
+from mcp_tools.output.marks import OPENING
+from mcp_tools.output.plain import encodable
 from mcp_tools.types import Content, MediaContent, TextContent, ToolOutput
 
 if TYPE_CHECKING:
@@ -17,12 +20,21 @@ MAX_TEXT_CHARS: Final = 20_000
 """Of one text file that comes back, and three times this of all of them."""
 
 
+_UNSAFE: Final = re.compile(
+    "([\0-\x08\x0b-\x1f\x7f-\x9f"  # what a terminal acts on
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb"  # what moves its neighbours
+    "\U000e0000-\U000e0fff"  # tags and selectors: text that a model reads and nobody sees
+    f"{OPENING}])\\1*"
+)
+_SHORT_RUN: Final = 3
+
+
 class ReturnedFile(BaseModel):
-    """A file that the code left in /tmp/out, or an open figure."""
+    """A file that the code left in its output folder, or an open figure."""
 
     model_config = ConfigDict(defer_build=True)
 
-    name: str
+    name: str = Field(description="Relative to that folder. What is not seen is written out.")
     media_type: str
     size_bytes: int
     shown_as: Literal["picture", "text", "beginning of the text", "name"]
@@ -30,7 +42,11 @@ class ReturnedFile(BaseModel):
 
 
 class PythonResult(BaseModel):
-    """What came of the code. How it ended, its times and its memory are measured from outside."""
+    """What came of the code.
+
+    Its times and its memory are measured from outside, and so is an end by time, cpu, crash, output or
+    cancelled. That it came to its end, with which status or exception, is what the code says.
+    """
 
     model_config = ConfigDict(defer_build=True)
 
@@ -74,8 +90,8 @@ def output(result: SandboxResult, *, session: str | None) -> ToolOutput:
         "stderr": result.stderr,
         "return_code": result.return_code,
         "ended_by": str(result.ended_by),
-        "error": result.error,
-        "exception": result.exception,
+        "error": None if result.error is None else _line(result.error),
+        "exception": None if result.exception is None else _line(result.exception),
         "value": result.value,
         "duration_ms": round(result.duration_ms, 3),
         "cpu_ms": round(result.cpu_ms, 3),
@@ -88,32 +104,54 @@ def output(result: SandboxResult, *, session: str | None) -> ToolOutput:
         "session_started": result.session_started,
         "session_lost": result.session_lost,
         "artifacts": [file.model_dump() for file in files],
-        "artifacts_left_out": list(result.artifacts_left_out),
+        "artifacts_left_out": [_line(each) for each in result.artifacts_left_out],
         "isolation": str(result.isolation),
         "not_enforced": list(result.not_enforced),
     }
-    # A piece for each thing: what the code prints cannot pass for one of our own lines.
-    pieces: list[str] = []
-    if not result.success:
-        pieces.append(f"[failed: {result.error or f'ended by {result.ended_by}'}]")
-    if result.stdout:
-        pieces.append(result.stdout)
-    if result.stderr:
-        pieces.append(f"[stderr]\n{result.stderr}")
-    if result.value is not None:
-        pieces.append(f"[value]\n{result.value}")
-    pieces += texts
-    pieces += [f"[{note}]" for note in _notes(result, files, session)]
-    if not pieces and not pictures:
-        pieces.append("[no output]")
+    said = [
+        (f"[{label}]", text)
+        for label, text in (("stdout", result.stdout), ("stderr", result.stderr), ("value", result.value))
+        if text
+    ]
+    shown_texts = [(label, without_controls(text)) for label, text in said + texts]
+    notes = _notes(result, files, session)
+    if any(after != text for (_, after), (_, text) in zip(shown_texts, said + texts, strict=True)):
+        notes.append(f"characters that act on a terminal or are not seen are shown as {OPENING}U+001B⟧")
+    if result.success and not (said or texts or pictures or notes):
+        notes.append("no output")
+    ended = "ok" if result.success else f"failed: {_line(result.error or f'ended by {result.ended_by}')}"
+    # The first piece is ours, and no other: what the code says is in pieces that begin with a label.
+    pieces = ["\n".join(f"[{note}]" for note in [ended, *notes])]
+    pieces += [f"{label}\n{text}" for label, text in shown_texts]
     content: list[Content] = [TextContent(text=piece) for piece in pieces]
     return ToolOutput(content=content + pictures, structured=structured)
 
 
-def _files(artifacts: tuple[Artifact, ...]) -> tuple[list[ReturnedFile], list[str], list[Content]]:
-    """Returns all files as data, the texts to show, and the pictures to show."""
+def without_controls(text: str) -> str:
+    """Write out what acts on a terminal, moves its neighbours or hides text, as `⟦U+001B⟧`.
+
+    Line breaks and tabs stay, and so do the joiners that scripts and emoji need. A long run of one
+    character is counted: `⟦U+0000 x 5,000⟧`. `⟦` is written out too, so only our marks begin with it.
+    """
+    return _UNSAFE.sub(_mark, encodable(text))
+
+
+def _mark(run: re.Match[str]) -> str:
+    code, count = f"U+{ord(run[1]):04X}", len(run[0])
+    return f"{OPENING}{code}⟧" * count if count <= _SHORT_RUN else f"{OPENING}{code} x {count:,}⟧"
+
+
+def _line(text: str) -> str:
+    """One line, whatever is in it."""
+    return escaped(encodable(text))
+
+
+def _files(
+    artifacts: tuple[Artifact, ...],
+) -> tuple[list[ReturnedFile], list[tuple[str, str]], list[Content]]:
+    """Returns all files as data, the texts to show with their labels, and the pictures to show."""
     files: list[ReturnedFile] = []
-    texts: list[str] = []
+    texts: list[tuple[str, str]] = []
     pictures: list[Content] = []
     left_chars = 3 * MAX_TEXT_CHARS
     for artifact in artifacts:
@@ -131,12 +169,10 @@ def _files(artifacts: tuple[Artifact, ...]) -> tuple[list[ReturnedFile], list[st
                 shown_as = "text" if len(text) == len(whole) else "beginning of the text"
                 left_chars -= len(text)
                 cut = f", the first {len(text):,} characters" if len(text) < len(whole) else ""
-                texts.append(
-                    f"[/tmp/out/{escaped(artifact.name)}, {len(artifact.data):,} bytes{cut}]\n{text}"
-                )
+                texts.append((f"[file {shown(artifact.name)}, {len(artifact.data):,} bytes{cut}]", text))
         files.append(
             ReturnedFile(
-                name=artifact.name,
+                name=_line(artifact.name),
                 media_type=media_type,
                 size_bytes=len(artifact.data),
                 shown_as=shown_as,  # type: ignore[arg-type]
@@ -167,12 +203,10 @@ def _notes(result: SandboxResult, files: list[ReturnedFile], session: str | None
             notes.append(f"{name}: bytes that are no UTF-8 are shown as \N{REPLACEMENT CHARACTER}")
     for file in files:
         if file.shown_as == "picture":
-            notes.append(f"picture: {escaped(file.name)}, {file.media_type}, {file.size_bytes:,} bytes")
+            notes.append(f"picture: {shown(file.name)}, {file.media_type}, {file.size_bytes:,} bytes")
         elif file.shown_as == "name":
-            notes.append(
-                f"not shown: /tmp/out/{escaped(file.name)}, {file.media_type}, {file.size_bytes:,} bytes"
-            )
-    notes += [f"left out: {escaped(each)}" for each in result.artifacts_left_out]
+            notes.append(f"not shown: {shown(file.name)}, {file.media_type}, {file.size_bytes:,} bytes")
+    notes += [f"left out: {_line(each)}" for each in result.artifacts_left_out]
     if session is not None and result.session_lost:
         notes.append(f"session {shown(session)} ended with this call: its variables and files are gone")
     elif session is not None and result.session_started:

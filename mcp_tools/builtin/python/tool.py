@@ -80,15 +80,17 @@ class PythonTool:
             SandboxClosed,
             SandboxConfigError,
             SandboxDied,
+            SandboxError,
             SandboxUnavailable,
         )
 
         if sandbox.level is None:
             await context.report_progress(0, None, "starting the sandbox")
+        key = None if session is None else _session_key(session, context)
         try:
             result: SandboxResult = await sandbox.execute(
                 code,
-                session=None if session is None else _session_key(session, context),
+                session=key,
                 files=given,
                 timeout_seconds=timeout_seconds,
                 tenant=context.principal,
@@ -106,6 +108,13 @@ class PythonTool:
             ) from error
         except SandboxClosed as error:
             raise ToolError("nothing was run: the sandbox is closed, this server is ending") from error
+        except SandboxError as error:
+            # All its sessions are busy, one ended or did not start, or this process is out of descriptors.
+            said = str(error) if key is None else str(error).replace(repr(key), shown(str(session)))
+            raise ToolError(
+                f"nothing came of this call: {said}. Try again in a few seconds, without `session` where the "
+                "code does not need one; where that does not help either, only the owner of this server can"
+            ) from error
         return output(result, session=session)
 
     def preview(

@@ -144,9 +144,22 @@ def test_the_description_tells_the_limits_that_hold() -> None:
             session_idle_seconds=90,
         )
     )
-    for told in ("7.5 s,", "333 MiB of memory", "44 MiB of files", "5 processes", "12,345 bytes", "1.5 min"):
+    for told in (
+        "7.5 s,",
+        "333 MiB of memory",
+        "44 MiB of files",
+        "5 processes and threads",
+        "12,345 bytes",
+        "1.5 min",
+    ):
         assert told in tool.description
-    for told in ("no network", "no shell", "/tmp/out", "no files of this machine", "standard library"):
+    for told in (
+        "no network",
+        "no shell",
+        "os.environ['SANDBOX_OUT'] (usually /tmp/out)",
+        "no files of this machine",
+        "standard library",
+    ):
         assert told in tool.description
     assert f"Python 3.{sys.version_info[1]} " in tool.description
     assert tool.timeout_seconds == 12.5

@@ -73,7 +73,7 @@ def test_at_the_terminal_code_can_be_called(environ: dict[str, str]) -> None:
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "42\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[ok]\n[stdout]\n42\n", "")
 
 
 # --- Sessions over HTTP -----------------------------------------------------------------------
@@ -188,7 +188,8 @@ def test_the_sandbox_ends_with_the_server(how: str, environ: dict[str, str]) -> 
             wire = Wire(process)
             wire.start()
             assert below(process.pid) == []  # it starts with the first call
-            assert wire.call("execute_python", code="print('ran')", session="s") == (False, "ran\n")
+            is_error, said = wire.call("execute_python", code="x = 1", session="s")
+            assert (is_error, said.split("\n")[0]) == (False, "[ok]")
             left = below(process.pid)
             assert left
             started = time.monotonic()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
-from mcp_tools import CallContext, ToolSystem
+from mcp_tools import CallContext, ErrorCode, ToolSystem
+from mcp_tools.builtin.python import register_python_tool
 from mcp_tools.builtin.python.result import output
+from mcp_tools.errors import ToolError
+from mcp_tools.registry import ToolRegistry
 from mcp_tools.types import TextContent
-from sandbox import EndedBy, SandboxResult
+from sandbox import EndedBy, SandboxConfig, SandboxResult
 from tests.builtin.python.conftest import Systems, run, texts
 
 ANA, BEN = CallContext(principal="ana"), CallContext(principal="ben")
@@ -67,11 +71,63 @@ def test_that_a_session_is_lost_is_said_by_the_name_its_caller_gave_it() -> None
         session_lost=True,
     )
     shown = output(result, session="mine")
-    failed, note = (piece.text for piece in shown.content if isinstance(piece, TextContent))
+    (said,) = (piece.text for piece in shown.content if isinstance(piece, TextContent))
+    failed, note = said.split("\n")
     assert failed == "[failed: too much memory]"
     assert note == "[session 'mine' ended with this call: its variables and files are gone]"
     assert shown.structured is not None
     assert shown.structured["session"] == "mine"
+
+
+async def test_that_all_sessions_are_busy_is_said_with_what_to_do(systems: Systems, tmp_path: Path) -> None:
+    system = systems(max_sessions=1, working_dir=str(tmp_path))
+    begun, over = tmp_path / "begun", tmp_path / "over"
+    code = "import os, time\nopen('begun', 'w').close()\nwhile not os.path.exists('over'): time.sleep(0.01)"
+    confirmed = CallContext(confirmed=True)
+    with anyio.fail_after(15):
+        async with anyio.create_task_group() as group:
+            group.start_soon(system.execute, "execute_python", {"code": code, "session": "one"}, confirmed)
+            while not begun.exists():  # noqa: ASYNC110 - a file of another process
+                await anyio.sleep(0.02)
+            refused = await system.execute("execute_python", {"code": "1", "session": "two"}, confirmed)
+            over.touch()
+    assert refused.error_code is ErrorCode.TOOL_ERROR
+    assert "all busy" in (refused.error or "")
+    assert "without `session`" in (refused.error or "")
+
+
+async def test_that_a_session_ended_while_a_call_waited_is_said_by_the_name_its_caller_gave_it(
+    tmp_path: Path,
+) -> None:
+    registry = ToolRegistry()
+    tool = register_python_tool(registry, SandboxConfig(pool_size=1, working_dir=str(tmp_path)))
+    context = CallContext(principal="ana", session_id="connection")
+    begun = tmp_path / "begun"
+    code = "import time\nopen('begun', 'w').close()\ntime.sleep(60)"
+    said: list[str] = []
+
+    async def wait_in_line() -> None:
+        try:
+            await tool.run("1", "mine", None, None, context)
+        except ToolError as error:
+            said.append(str(error))
+
+    try:
+        with anyio.fail_after(15):
+            async with anyio.create_task_group() as group:
+                group.start_soon(tool.run, code, "mine", None, None, context)
+                while not begun.exists():  # noqa: ASYNC110 - a file of another process
+                    await anyio.sleep(0.02)
+                group.start_soon(wait_in_line)
+                sandbox: Any = tool._sandbox
+                ((key, session),) = sandbox._sessions._sessions.items()
+                while session.waiting < 2:  # noqa: ASYNC110 - nothing tells of one who waits
+                    await anyio.sleep(0.01)
+                sandbox.end_session(key[1], tenant=key[0])
+    finally:
+        tool.close()
+    (refusal,) = said
+    assert "session 'mine' ended while this call waited for its turn. Try again" in refusal
 
 
 @pytest.mark.parametrize("name", ["", "x" * 65])
