@@ -17,20 +17,21 @@ if TYPE_CHECKING:
 MAX_NAME_CHARS = 255
 MAX_SECONDS = 7 * 24 * 3600.0  # beyond a week a limit is a mistake in the unit
 _ABOVE_ZERO_S = ("timeout_seconds", "queue_seconds", "session_idle_seconds", "recycle_seconds")
-_AT_LEAST = {
-    "max_memory_mb": 16,  # below this the interpreter itself does not run
-    "max_output_bytes": 0,
-    "max_processes": 1,
-    "max_open_files": 16,
-    "max_disk_mb": 1,
-    "max_files": 16,
-    "pool_size": 1,
-    "max_concurrent_calls": 1,
-    "max_sessions": 0,
-    "max_artifacts": 0,
-    "max_artifact_bytes": 0,
-    "max_tenants": 1,
-    "recycle_calls": 1,
+_MANY = 2**40  # the kernel takes no more, whatever it is
+_WHOLE = {
+    "max_memory_mb": (16, _MANY),  # below this the interpreter itself does not run
+    "max_output_bytes": (0, _MANY),
+    "max_processes": (1, 2**22),
+    "max_open_files": (16, _MANY),
+    "max_disk_mb": (1, _MANY),
+    "max_files": (16, _MANY),
+    "pool_size": (1, 1000),
+    "max_concurrent_calls": (1, 1000),
+    "max_sessions": (0, 1000),
+    "max_artifacts": (0, 1000),  # their names are kept in memory, whatever the code makes up
+    "max_artifact_bytes": (0, _MANY),
+    "max_tenants": (1, 1000),
+    "recycle_calls": (1, _MANY),
 }
 # Names inside the sandbox that are its own, with everything below.
 _OWN_FOLDERS = ("/tmp", "/proc", "/sys", "/dev", "/work", "/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc")  # noqa: S108
@@ -43,26 +44,70 @@ def check(config: SandboxConfig) -> None:
         seconds(name, getattr(config, name))
     if config.max_cpu_seconds is not None:
         seconds("max_cpu_seconds", config.max_cpu_seconds)
-    for name, least in _AT_LEAST.items():
+    for name, (least, most) in _WHOLE.items():
         value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 2**40:
-            raise SandboxConfigError(name, f"must be a whole number of at least {least}, not {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise SandboxConfigError(
+                name, f"must be a whole number of at least {least} and at most {most}, not {value!r}"
+            )
+    if not isinstance(config.allow_network, bool):
+        raise SandboxConfigError("allow_network", f"must be true or false, not {config.allow_network!r}")
+    _check_levels(config)
+    _check_environment(config.environment)
+    if isinstance(config.preload, str):
+        raise SandboxConfigError("preload", f"must be several names, not the text {config.preload!r}")
+    for module in config.preload:
+        if not isinstance(module, str) or not _MODULE.match(module):
+            raise SandboxConfigError("preload", f"names {module!r}, which is no module")
+    for name in ("working_dir", "packages"):
+        if getattr(config, name) is not None:
+            _check_path(name, getattr(config, name))
+    _check_targets(config)
+
+
+def _check_levels(config: SandboxConfig) -> None:
+    from sandbox.types import IsolationLevel
+
+    for name in ("minimum_level", "maximum_level"):
+        if not isinstance(getattr(config, name), IsolationLevel):
+            raise SandboxConfigError(name, f"must be an IsolationLevel, not {getattr(config, name)!r}")
+    if config.maximum_level is IsolationLevel.NONE:
+        raise SandboxConfigError("maximum_level", "is none: nothing could run")
     if config.minimum_level > config.maximum_level:
         raise SandboxConfigError(
             "minimum_level", f"is {config.minimum_level}, above maximum_level {config.maximum_level}"
         )
-    for key, value in config.environment.items():
-        if not key or "=" in key or "\0" in key + value:
+
+
+def _check_environment(environment: Mapping[str, str]) -> None:
+    for key, value in environment.items():
+        is_text = isinstance(key, str) and isinstance(value, str)
+        if not is_text or not key or "=" in key or "\0" in key + value or not _can_be_encoded(key + value):
             raise SandboxConfigError("environment", f"has a variable that cannot be set: {key!r}")
-    for module in config.preload:
-        if not _MODULE.match(module):
-            raise SandboxConfigError("preload", f"names {module!r}, which is no module")
-    _check_targets(config)
+
+
+def _check_path(field: str, path: object) -> None:
+    """An empty path would be taken for the server's own working folder."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in str(path):
+        raise SandboxConfigError(field, f"must be the path of a folder, not {path!r}")
+
+
+def _can_be_encoded(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_targets(config: SandboxConfig) -> None:
+    from sandbox.types import Mount
+
     targets: set[str] = set()
     for mount in config.mounts:
+        if not isinstance(mount, Mount) or not isinstance(mount.writable, bool):
+            raise SandboxConfigError("mounts", f"has {mount!r}, which is no Mount")
+        _check_path("mounts", mount.source)
         target = mount.target or os.path.realpath(mount.source)
         if not os.path.isabs(target) or os.path.normpath(target) != target or target == "/":
             raise SandboxConfigError("mounts", f"target {target!r} must be an absolute path")
@@ -109,9 +154,7 @@ def contents(files: Mapping[str, bytes | str]) -> list[bytes]:
             )
         if not isinstance(data, str | bytes | bytearray | memoryview):
             raise SandboxConfigError("files", f"has {type(data).__name__} as the content of {name!r}")
-        try:
-            name.encode()
-            found.append(data.encode() if isinstance(data, str) else bytes(data))
-        except UnicodeEncodeError as error:
-            raise SandboxConfigError("files", f"has a text at {name!r} that is none: {error}") from error
+        if not _can_be_encoded(name) or (isinstance(data, str) and not _can_be_encoded(data)):
+            raise SandboxConfigError("files", f"has a text at {name!r} that cannot be encoded")
+        found.append(data.encode() if isinstance(data, str) else bytes(data))
     return found

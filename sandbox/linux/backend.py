@@ -209,6 +209,8 @@ class PythonSandbox:
         wall_s = self.config.timeout_seconds
         if timeout_seconds is not None:
             wall_s = min(wall_s, seconds("timeout_seconds", timeout_seconds))
+        if not isinstance(code, str):
+            raise SandboxConfigError("code", f"must be text, not {type(code).__name__}")
         if len(code.encode("utf-8", "surrogatepass")) > wire.MAX_CODE_BYTES:
             raise SandboxConfigError("code", f"is larger than {wire.MAX_CODE_BYTES} bytes")
         blobs = contents(files or {})
