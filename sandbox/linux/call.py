@@ -23,6 +23,7 @@ from sandbox.types import EndedBy, IsolationLevel, SandboxConfig, SandboxResult
 if TYPE_CHECKING:
     from sandbox.linux.wire import Message
 
+_PROC_BYTES = 16 * 1024
 _READ_BYTES = 256 * 1024
 _READS_AT_ONCE = 16  # of one stream before the others get their turn
 _FLOOD_FACTOR, _FLOOD_BYTES = 16, 16 * 1024**2
@@ -403,25 +404,32 @@ def measure(pid: int, pidfd: int, base_ns: int, *, alone: bool) -> Ending | None
     peak = 0
     try:
         if alone:
-            with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-                if file.read(1):
-                    return None
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                fields = file.read().rpartition(b") ")[2].split()
+            if _read(f"/proc/{pid}/task/{pid}/children"):
+                return None
+            fields = _read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
             waited_for, threads = int(fields[13]) + int(fields[14]), int(fields[17])
             if waited_for or threads > 1:
                 return None
         cpu_ns = time.clock_gettime_ns((~pid << 3) | 2) - base_ns  # its own clock; see clock_getcpuclockid(3)
-        with open(f"/proc/{pid}/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"VmHWM:"):
-                    peak = int(line.split()[1]) * 1024
-                    break
+        _, found, rest = _read(f"/proc/{pid}/status").partition(
+            b"\nVmHWM:"
+        )  # a process can call itself anything but a line
+        if found:
+            peak = int(rest.split(None, 1)[0]) * 1024
     except OSError:
         return None
     if not peak or has_ended(pidfd):
         return None  # it goes, and has given back its memory; or it went, and its pid may be another's
     return Ending(status=None, cpu_ns=max(cpu_ns, 0), peak_bytes=peak, why=None, ooms=0, refused_forks=0)
+
+
+def _read(path: str) -> bytes:
+    """A small file of `/proc`, with three system calls instead of eight."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _PROC_BYTES)
+    finally:
+        os.close(fd)
 
 
 def hear(status: socket.socket) -> Message | None:
