@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sandbox.errors import SandboxDied
 from sandbox.selfcheck.arenas import Arena, Ran
 from sandbox.selfcheck.model import Attack, Family, Observation
 from sandbox.selfcheck.prelude import judge, program
@@ -149,7 +150,12 @@ def _odd_frames(arena: Arena, stage: Stage) -> Observation:
     for session in (False, True):
         for number in range(_ODD_COUNT):
             name = stage.name() if session and arena.walled else None
-            result = arena.run(program(FORGE + _ODD_FRAMES, number=number), session=name).result
+            try:
+                result = arena.run(program(FORGE + _ODD_FRAMES, number=number), session=name).result
+            except SandboxDied:
+                if session:
+                    continue  # it is lost, and whoever asked is told so
+                raise
             if not arena.walled:
                 return _reader_chokes(result.stdout)
             # Which exception it was is the code's own word, and so is a limit that it says it met. The
@@ -159,7 +165,7 @@ def _odd_frames(arena: Arena, stage: Stage) -> Observation:
                 found = f"ended by {result.ended_by}, status {result.return_code!r}"
                 return Observation(breach=f"frame {number}{' of a session' if session else ''}: {found}")
             json.dumps([result.value, result.exception, result.error, list(result.artifacts_left_out)])
-    return Observation(met=f"{2 * _ODD_COUNT} frames, and each result is true")
+    return Observation(met=f"{2 * _ODD_COUNT} frames, and no result is untrue")
 
 
 def _reader_chokes(text: str) -> Observation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from sandbox.errors import SandboxError
+from sandbox.errors import SandboxDied, SandboxError
 from sandbox.selfcheck.arenas import Arena, end_processes_named
 from sandbox.selfcheck.lies import FORGE
 from sandbox.selfcheck.model import Attack, Family, Observation
@@ -129,9 +129,13 @@ def _control(arena: Arena, stage: Stage) -> Observation:
         name = stage.name()
         other = f"{name}-other"
         arena.run("kept = 41", session=other)
-        ran = arena.run(program(FORGE + _CONTROL, spin=spin, name=name), session=name, timeout_seconds=0.5)
+        code = program(FORGE + _CONTROL, spin=spin, name=name)
+        with contextlib.suppress(SandboxDied):  # the session is lost, and whoever asked is told so
+            ran = arena.run(code, session=name, timeout_seconds=0.5)
+            if ran.outlived:
+                return Observation(breach=ran.outlived)
         # It may say that it is done while it goes on; then it is stopped there, which comes to the same.
-        if breach := ran.outlived or burns(name):
+        if breach := burns(name):
             return Observation(breach=breach)
         again = arena.run("print(kept + 1)", session=other).result
         if again.stdout != "42\n":
@@ -166,7 +170,14 @@ def _adds_up(arena: Arena, stage: Stage) -> Observation:
     if not arena.walled:
         return judge(arena.run(f"{code}\n{_SLICE}\n{_SLICE}"), stage)
     name = stage.name()
-    seen = [judge(arena.run(code, session=name), stage, ends=(EndedBy.MEMORY,)) for _ in range(3)]
+    seen = []
+    for _ in range(3):
+        try:
+            seen.append(judge(arena.run(code, session=name), stage, ends=(EndedBy.MEMORY,)))
+        except SandboxError:
+            if not seen:
+                raise
+            seen.append(Observation(met="the session was ended for it"))
     return next((each for each in seen if each.breach or not each.met), seen[-1])
 
 
