@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import mimetypes
 import os
 import signal
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from sandbox.linux.wire import Message
 
 ENDED_BY_US = -1
+_MAX_NAME_CHARS = 512
+_ENCODED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 _MAX_TEXT_CHARS = 600
 _MAX_VALUE_CHARS = 10_100  # what the runner shortens it to, and what it says of that
 _MAX_EXCEPTION_CHARS = 200
@@ -122,17 +125,34 @@ def artifacts(
         elif len(found) >= config.max_artifacts or total > config.max_artifact_bytes:
             left_out.append(f"{_text(name)}: over the limit")
         else:
-            kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-            found.append(Artifact(name=name, media_type=kind, data=data))
+            found.append(Artifact(name=name, media_type=media_type(name), data=data))
     said = report.get("left_out")
     if isinstance(said, list):
         left_out += [_text(each) for each in said]
     return tuple(found), tuple(left_out[: config.max_artifacts + _MORE_LEFT_OUT])
 
 
+def media_type(name: str) -> str:
+    """By the ending of a name; the same on every host."""
+    kind, encoding = _types().guess_type(f"./{name.rpartition('/')[2]}", strict=False)  # not as a URL
+    if encoding is not None:
+        return _ENCODED.get(encoding, "application/octet-stream")
+    return kind or "application/octet-stream"
+
+
+@functools.cache
+def _types() -> mimetypes.MimeTypes:
+    return mimetypes.MimeTypes()
+
+
 def _is_plain(name: str) -> bool:
     parts = name.split("/")
-    if any(part in {"", ".", ".."} for part in parts) or "\0" in name or "\\" in name:
+    if (
+        len(name) > _MAX_NAME_CHARS
+        or any(part in {"", ".", ".."} for part in parts)
+        or "\0" in name
+        or "\\" in name
+    ):
         return False
     return name == _text(name, len(name))
 
