@@ -79,7 +79,7 @@ def namespaces(start: Start) -> None:
     if os.getuid() == 0:
         # Built as root, because the interpreter may be where only root can look; then root is given up for
         # good.
-        unused_id = walls.FIRST_UNUSED_ID + os.getpid()
+        unused_id = walls.unused_id()
         libc.unshare(libc.CLONE_NEWNS, "CLONE_NEWNS")
         tree.build(sources, _mounts(spec, unused_id), links=list(spec["links"]))
         os.setgroups([])  # inside the namespace it is too late: root's groups would stay
@@ -162,7 +162,7 @@ def bubblewrap(start: Start) -> None:
         os.set_inheritable(fd, True)
     if os.getuid() == 0:
         _check_readable_by_others([*sources, _PACKAGE_PARENT])
-        _become_nobody(walls.FIRST_UNUSED_ID + os.getpid())
+        _become_nobody(walls.unused_id())
     argv = bubblewrap_argv(program, start.spec, sources)
     python = tree.inside(os.path.realpath(sys.executable))
     argv += [python, "-I", "-S", "-c", _INSIDE, tree.inside(_PACKAGE_PARENT), *map(str, inherited)]

@@ -6,8 +6,8 @@ for code.
 
 The caller runs the code itself. If it comes through, it becomes the template and forks the next caller; if
 it is ended or crashes, the template forks another one, as if the call had never been. Between calls nothing
-runs: everything but these three is ended, and the template is stopped, so threads that a call left behind do
-not go on.
+runs: everything but these three is ended, and template and caller are stopped, so nothing that a call left
+behind goes on.
 
 What a fork does not copy is not part of the state: threads, and processes that the code started.
 
@@ -72,6 +72,7 @@ class Init:
         self.template = 0
         self.caller = 0
         self.alive = -1  # descriptor of the caller
+        self.is_stopped = False  # whether the caller said that it waits, and is stopped until a call comes
         self.frozen_ns = 0  # CPU time of everything when the last call was over
         self.begin_ns = 0  # CPU time of the caller when it began to wait
         self.processes = processes
@@ -101,7 +102,10 @@ class Init:
                 elif message.get("kill") == self.finished:
                     wire.send(self.channel, {"call": self.finished})  # it came through before
             elif self.words.fileno() in ready:
-                os._exit(BROKEN)  # the server tells us of a call before the caller: nobody has a word to say
+                if self.is_stopped or self._word() != {"waiting": self.caller}:
+                    os._exit(BROKEN)  # the server tells us of a call before the caller: it has no word to say
+                self.is_stopped = True
+                os.kill(self.caller, signal.SIGSTOP)
             elif self.alive in ready:
                 self._back()  # the caller ended while it waited, such as by the kernel for its memory
             elif self._all_cpu_ns() - self.frozen_ns > _IDLE_CPU_NS:
@@ -127,6 +131,7 @@ class Init:
 
     def _call(self, number: int, deadline: float) -> None:
         """Watch a call; if it does not come through, say how it ended and go back to the state before."""
+        os.kill(self.caller, signal.SIGCONT)
         how = self._watch(number, deadline)
         if how == "done":  # its state is the session's now
             self.finished = number
@@ -167,9 +172,12 @@ class Init:
                 if message.get("reported") == number:
                     deadline = min(deadline, time.monotonic() + _AFTER_REPORT_S)
             if self.words.fileno() in ready:
-                if self._word() != {"done": number}:
+                said = self._word()
+                if said == {"done": number}:
+                    return "done"
+                if self.is_stopped or said != {"waiting": self.caller}:
                     os._exit(BROKEN)
-                return "done"
+                self.is_stopped = True  # not really: its call is there already
             if self.alive in ready:
                 return "gone"
             if self.cpu_limit_ns and self._used_cpu_ns() - self.begin_ns > self.cpu_limit_ns:
@@ -201,6 +209,7 @@ class Init:
         self.alive = os.pidfd_open(self.caller)
         self.begin_ns = _cpu_ns(self.caller)
         self.frozen_ns = self._all_cpu_ns()
+        self.is_stopped = False
         wire.send(self.gate, {"go": self.caller})
         return word
 
@@ -289,6 +298,7 @@ def live(
                 os._exit(0)
             # else it was for one that ended before it heard it
         wire.send(calls, {"ready": True})
+        wire.send(words, {"waiting": os.getpid()})
         message, fds = wire.receive(calls)
         if message is None or len(fds) != CALL_FDS:
             os._exit(0)

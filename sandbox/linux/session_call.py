@@ -48,7 +48,11 @@ class SessionCall(Call):
     def _measured_now(self, said: Message) -> Ending | None:
         """The call is over; its process lives on as the session's state."""
         unseen = Ending(status=None, cpu_ns=0, peak_bytes=0, why=None, ooms=0, refused_forks=0)
-        ending = measure(self._pid, self.taken.pidfd, self.taken.cpu_ns, alone=False) or unseen
+        ending = measure(self._pid, self.taken.pidfd, self.taken.cpu_ns, alone=False)
+        if ending is None:
+            if self._keeps_state and self._pid and not os.path.exists(f"/proc/{self._pid}"):
+                return None  # it reported and is gone: init says how
+            ending = unseen
         if said.get("exception") is None:
             return ending
         self.ended_s = time.monotonic()

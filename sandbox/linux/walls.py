@@ -6,6 +6,7 @@ while it is idle, so that no call waits for it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
@@ -19,6 +20,7 @@ TMP = "/tmp"  # noqa: S108 - the child's own
 ANOTHER_FOLDER = "it is another folder now than when the sandbox was made"
 WORK = "/work"  # where `working_dir` is mounted
 OWN_NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWIPC | libc.CLONE_NEWUTS | libc.CLONE_NEWCGROUP
+_SMALLEST_RANGE = 8192  # users of a container: above those that its distribution gives out
 _CPU_GRACE_S = 2  # the kernel counts whole seconds; ours is the exact limit
 
 
@@ -101,11 +103,26 @@ def leave_with_parent() -> None:
     os.setsid()
 
 
+def unused_id() -> int:
+    """A user and group that own nothing, another for each process; inside a container one that it has."""
+    wanted = FIRST_UNUSED_ID + os.getpid()
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        ranges = [(int(first), int(count)) for first, _, count in (line.split() for line in file)]
+    if any(first <= wanted < first + count for first, count in ranges):
+        return wanted
+    first, count = max(ranges, key=lambda each: each[1])
+    if count < _SMALLEST_RANGE:
+        raise OSError(errno.EINVAL, f"only {count} users exist in this user namespace", "uid_map")
+    return (
+        first + count - _SMALLEST_RANGE + os.getpid() % (_SMALLEST_RANGE // 2)
+    )  # below "nobody", at the end
+
+
 def unused_user(base: str) -> None:
     """L2: where the server is root, become a user that owns nothing but `base`."""
     if os.getuid() != 0:
         return
-    nobody = FIRST_UNUSED_ID + os.getpid()
+    nobody = unused_id()
     for folder in (base, f"{base}/work", f"{base}/out", f"{base}/.shm"):
         os.chown(folder, nobody, nobody)
     os.setgroups([])

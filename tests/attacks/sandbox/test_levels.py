@@ -41,25 +41,12 @@ _FORKING = (IsolationLevel.L3, IsolationLevel.L4, IsolationLevel.L4_PLUS)
 KNOWN_HOLES = (
     KnownHole(
         attacks=(
-            "go on between the calls of a session (fork hook)",
-            "go on between the calls of a session (patched runner)",
-        ),
-        levels=_FORKING,
-        why="the process that waits for the next call of a session is not stopped meanwhile",
-    ),
-    KnownHole(
-        attacks=(
             "forge a report in a session, then exit with an error",
             "forge a report in a session, then spin",
         ),
         levels=(IsolationLevel.L2,),
         why="a session's call that claims to be done goes on, or is reported with nothing measured",
         always=False,
-    ),
-    KnownHole(
-        attacks=("forge the names and sizes of artifacts",),
-        levels=(IsolationLevel.L2, *_FORKING),
-        why="the length of an artifact's name is bounded by the code only",
     ),
     KnownHole(
         attacks=tuple(attack.name for attack in ATTACKS if attack.name.startswith("forge a report")),
