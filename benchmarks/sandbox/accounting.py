@@ -50,12 +50,18 @@ class CpuGroup:
         return next(int(line.split()[1]) for line in lines if line.startswith("usage_usec")) / 1e6
 
     def remove(self) -> None:
-        """Remove it and what was made inside it; what refuses for longer than a moment stays."""
+        """Remove it and what was made inside it, in every hierarchy: an engine makes its cgroups in all.
+
+        What refuses for longer than a moment stays.
+        """
         deadline = time.monotonic() + REMOVE_S
-        while self.folder.exists() and time.monotonic() < deadline:
-            for folder, _, _ in os.walk(self.folder, topdown=False):
-                with contextlib.suppress(OSError):
-                    Path(folder).rmdir()
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+        folders = [Path(mount + self.path) for _, mount, kind, *_ in mounts if kind.startswith("cgroup")]
+        while any(folder.exists() for folder in folders) and time.monotonic() < deadline:
+            for top in folders:
+                for folder, _, _ in os.walk(top, topdown=False):
+                    with contextlib.suppress(OSError):
+                        Path(folder).rmdir()
             time.sleep(0.02)
 
 

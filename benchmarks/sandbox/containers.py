@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.sandbox.peers import PYTHON
@@ -29,6 +30,16 @@ class Engine:
     def __init__(self, folder: Path, cgroup: str | None) -> None:
         self.folder = folder
         self._parent = [] if cgroup is None else ["--cgroup-parent", f"{cgroup}/docker"]
+
+    @contextlib.contextmanager
+    def started(self) -> Iterator[None]:
+        """Start it; if what follows fails, end it again and say why the subject is not available."""
+        self.start()
+        try:
+            yield
+        except Exception as error:
+            self.stop()
+            raise NotAvailable(str(error)) from None
 
     def start(self) -> None:
         for program, package in (
@@ -60,7 +71,6 @@ class Engine:
                 self.stop()
                 raise NotAvailable(f"dockerd does not start: {' '.join(last)}")
             time.sleep(0.05)
-        self._import_image()
 
     def stop(self) -> None:
         self._process.terminate()
@@ -90,7 +100,7 @@ class Engine:
             return True
         return False
 
-    def _import_image(self) -> None:
+    def import_image(self) -> None:
         """The interpreter, its libraries and its standard library, without packages."""
         interpreter = os.path.realpath(PYTHON)
         library = run([PYTHON, "-I", "-c", "import os; print(os.path.dirname(os.__file__))"]).strip()
@@ -114,10 +124,11 @@ class DockerRun(Command):
 
     async def open(self) -> None:
         self.engine = Engine(self.scratch / "docker-run", self.cgroup)
-        self.engine.start()
         self.argv = self.engine.run_command("--rm", "--interactive", "bench", PYTHON, "-")
         self.stdin = SNIPPET.encode()
-        self.run(0)
+        with self.engine.started():
+            self.engine.import_image()
+            self.run(0)
 
     async def close(self) -> None:
         self.engine.stop()
@@ -128,12 +139,13 @@ class DockerExec(Command):
 
     async def open(self) -> None:
         self.engine = Engine(self.scratch / "docker-exec", self.cgroup)
-        self.engine.start()
-        wait = "import signal; signal.pause()"
-        run(self.engine.run_command("--detach", "--name", "waiting", "bench", PYTHON, "-c", wait))
         self.argv = self.engine.command("exec", "--interactive", "waiting", PYTHON, "-")
         self.stdin = SNIPPET.encode()
-        self.run(0)
+        wait = "import signal; signal.pause()"
+        with self.engine.started():
+            self.engine.import_image()
+            run(self.engine.run_command("--detach", "--name", "waiting", "bench", PYTHON, "-c", wait))
+            self.run(0)
 
     async def close(self) -> None:
         run(self.engine.command("rm", "--force", "waiting"))
