@@ -39,7 +39,8 @@ _SWEEP_S = 2.0
 _CPU_CHECK_S = 0.02
 _AFTER_REPORT_S = 0.5  # for a caller that reported to become the template
 _IDLE_LOOK_S = 1.0  # between two looks at whether anything runs between calls
-_IDLE_CPU_NS = 100_000_000  # more than the next caller needs to get ready
+_GETTING_READY_LOOK_S = 0.01  # while the next caller is not stopped yet
+_IDLE_CPU_NS = 40_000_000  # many times what the next caller needs to get ready
 BROKEN = 97  # init's exit status when it ends a session that cannot be trusted to go on
 CALL_FDS = 3  # the socket of a call, its stdout and stderr
 
@@ -91,7 +92,7 @@ class Init:
         self.channel.send(b"R")
         idle_until = time.monotonic() + self.idle_s
         while (left := idle_until - time.monotonic()) > 0:
-            ready = self._wait(min(left, _IDLE_LOOK_S))
+            ready = self._wait(min(left, _IDLE_LOOK_S if self.is_stopped else _GETTING_READY_LOOK_S))
             if self.channel.fileno() in ready:
                 message, _ = wire.receive(self.channel)
                 if message is None:

@@ -74,11 +74,8 @@ def test_words_that_code_makes_up_end_its_session_or_nothing(sandbox: PythonSand
     assert after.value == "2"
 
 
-def test_a_thread_that_starts_again_between_calls_ends_the_session(sandbox: PythonSandbox) -> None:
-    burn = (
-        "import os, threading\ndef burn():\n    while True: pass\n"
-        "os.register_at_fork(after_in_child=lambda: threading.Thread(target=burn, daemon=True).start())"
-    )
+def test_code_that_keeps_the_next_call_from_getting_ready_ends_the_session(sandbox: PythonSandbox) -> None:
+    burn = "import os\ndef burn():\n    while True: pass\nos.register_at_fork(after_in_child=burn)"
     run(sandbox, burn, "burn")
     session = sandbox._sessions.find("", "burn")
     assert session is not None

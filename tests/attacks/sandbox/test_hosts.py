@@ -44,10 +44,10 @@ def test_with_everything_there_it_is_level_4(elsewhere: Elsewhere, uid: int) -> 
         assert probe(elsewhere, what, uid)["level"] in ("L4", "L4+"), what
 
 
-@pytest.mark.xfail(strict=True, reason="root's calls run as a user that such a container does not have")
 def test_root_of_a_container_with_few_users_gets_level_4(elsewhere: Elsewhere) -> None:
     """Rootless containers and those of LXC have 65,536 users."""
-    assert probe(elsewhere, "few_users", 0) == {"level": "L4", **WORKS}
+    answer = probe(elsewhere, "few_users", 0)
+    assert answer in ({"level": "L4+", **WORKS}, {"level": "L4", **WORKS})
 
 
 def test_without_user_namespaces_a_user_gets_level_2(elsewhere: Elsewhere) -> None:

@@ -180,7 +180,8 @@ def test_a_call_that_is_ended_leaves_the_session_as_it_was(
     code: str, ended_by: EndedBy, session: Session
 ) -> None:
     session("x = 1\nopen('f', 'w').write('before')")
-    result = session(f"x = 2\nprint('so far')\n{code}", timeout_seconds=0.4)
+    limit = 0.3 if ended_by is EndedBy.TIME else None
+    result = session(f"x = 2\nprint('so far')\n{code}", timeout_seconds=limit)
     assert (result.ended_by, result.session_lost) == (ended_by, False), result
     assert result.stdout.startswith("so far\n")
     assert not result.success
@@ -194,7 +195,7 @@ def test_a_call_that_is_ended_leaves_the_session_as_it_was(
 def test_where_nothing_can_fork_such_a_call_takes_the_session_with_it(kind: str, session: Session) -> None:
     session("x = 1")
     code, ended_by = ENDINGS[kind]
-    result = session(f"x = 2\n{code}", timeout_seconds=0.3)
+    result = session(f"x = 2\n{code}", timeout_seconds=0.3 if ended_by is EndedBy.TIME else None)
     assert (result.ended_by, result.session_lost) == (ended_by, True)
     after = session("'x' in globals()")
     assert (after.value, after.session_started, after.session_lost) == ("False", True, False)
@@ -211,13 +212,13 @@ def test_processes_of_a_session_are_limited(session: Session) -> None:
 
 @at(L4_PLUS, L4)
 def test_cpu_time_is_that_of_each_call(place: Place, boxes: Boxes) -> None:
-    session = Session(boxes.at(place, max_cpu_seconds=0.4, timeout_seconds=10.0), "cpu")
+    session = Session(boxes.at(place, max_cpu_seconds=0.2, timeout_seconds=10.0), "cpu")
     session(
         "import time\ndef spin(s):\n    end = time.process_time() + s\n"
         "    while time.process_time() < end: pass\nx = 1"
     )
     for _ in range(3):
-        assert session("spin(0.2)").success
+        assert session("spin(0.1)").success
     result = session("x = 2\nspin(9)")
     assert (result.ended_by, result.session_lost) == (EndedBy.CPU, False)
     assert session.value("x") == "1"
@@ -254,10 +255,10 @@ def test_calls_of_one_session_run_one_after_another(boxes: Boxes) -> None:
 
 
 def test_a_call_that_waits_too_long_for_its_turn_is_refused() -> None:
-    config = SandboxConfig(queue_seconds=0.3, pool_size=1, timeout_seconds=10.0)
+    config = SandboxConfig(queue_seconds=0.4, pool_size=1, timeout_seconds=10.0)
     with PythonSandbox(config) as box, ThreadPoolExecutor(1) as pool:
         box.execute_sync("import time", session="s")
-        first = pool.submit(box.execute_sync, "time.sleep(1.5)\n'first'", session="s")
+        first = pool.submit(box.execute_sync, "time.sleep(1)\n'first'", session="s")
         time.sleep(0.2)
         with pytest.raises(SandboxBusy):
             box.execute_sync("1", session="s")
@@ -273,7 +274,7 @@ def test_two_sessions_run_at_once(boxes: Boxes) -> None:
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda name: box.execute_sync("time.sleep(0.5)", session=name), ("a", "b")))
     assert all(result.success for result in results)
-    assert time.monotonic() - started < 0.95
+    assert time.monotonic() - started < 1
     for name in ("a", "b"):
         box.end_session(name)
 
@@ -303,12 +304,12 @@ def test_a_session_ends_when_it_is_told_to(session: Session) -> None:
     assert (again.value, again.session_started) == ("False", True)
 
 
-@at(*PLACES)
+@at(L4_PLUS, L2)
 def test_a_session_that_nobody_uses_goes(place: Place, boxes: Boxes) -> None:
-    session = Session(boxes.at(place, session_idle_seconds=0.4), "idle")
+    session = Session(boxes.at(place, session_idle_seconds=0.5), "idle")
     session("x = 1")
     for _ in range(4):
-        time.sleep(0.2)
+        time.sleep(0.15)
         assert session.value("x") == "1"  # each use begins the time anew
     time.sleep(0.8)
     result = session("'x' in globals()")
