@@ -158,8 +158,9 @@ class SandboxConfig:
 class SandboxResult(Mapping[str, Any]):
     """What came of a call. Also a mapping: `result["stdout"]`.
 
-    How it ended, its times and its memory are measured from outside. `stdout`, `stderr`, `value`,
-    `exception` and `artifacts` are what the code says.
+    That a limit ended it, its times and its memory are measured from outside. `stdout`, `stderr`, `value`,
+    `exception`, `artifacts` and that it came through are what the code says; so is a limit that it met
+    without being ended for it (an uncaught `MemoryError`, no space left, no more processes).
 
     Args:
         success: It ran to its end: `ended_by` is `EXIT` and `return_code` 0.
@@ -175,7 +176,8 @@ class SandboxResult(Mapping[str, Any]):
         artifacts_left_out: Names that were over a limit or were no ordinary files, each with the reason.
         duration_ms: From the moment the code was handed over.
         cpu_ms: CPU time of all its processes, user and system.
-        peak_memory_bytes: The most memory at one time: of the whole call at L4+, else of its largest process.
+        peak_memory_bytes: The most memory at one time, of its largest process; of the whole call at L4+
+            where it did not just succeed.
         stdout_dropped_bytes, stderr_dropped_bytes: What was over the limit.
         stdout_replaced, stderr_replaced: There were bytes that are no UTF-8; they are U+FFFD in the text.
         isolation: The level that this call really ran at.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sandbox.linux.wire import Message
 
 SCRATCH_PREFIX = "mcp-sandbox-"
+_CACHE_BYTES = 64 << 20  # what preloaded modules may write
 _BUBBLEWRAP = ("/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap")
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _INSIDE = (
@@ -184,18 +185,8 @@ def bubblewrap_argv(program: str, spec: Message, sources: list[str]) -> list[str
     argv += [] if spec["network"] else ["--unshare-net"]
     argv += ["--uid", str(walls.INNER_ID), "--gid", str(walls.INNER_ID), "--hostname", "sandbox"]
     argv += ["--die-with-parent", "--as-pid-1", "--cap-drop", "ALL"]
-    argv += [
-        "--proc",
-        "/proc",
-        "--size",
-        str(room),
-        "--tmpfs",
-        walls.TMP,
-        "--size",
-        str(64 << 20),
-        "--tmpfs",
-        tree.CACHE,
-    ]
+    argv += ["--proc", "/proc", "--size", str(room), "--tmpfs", walls.TMP]
+    argv += ["--size", str(_CACHE_BYTES), "--tmpfs", tree.CACHE]
     for path in (*sources, f"{_PACKAGE_PARENT}/sandbox"):
         argv += ["--ro-bind", path, tree.inside(path)]
     for link in spec["links"]:
@@ -203,18 +194,6 @@ def bubblewrap_argv(program: str, spec: Message, sources: list[str]) -> list[str
             argv += ["--symlink", os.readlink(link), link]
     for name in tree.DEVICES:
         argv += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
-    argv += [
-        "--proc",
-        "/proc",
-        "--size",
-        str(room),
-        "--tmpfs",
-        walls.TMP,
-        "--size",
-        str(64 << 20),
-        "--tmpfs",
-        tree.CACHE,
-    ]
     for source, target, writable, _, _ in spec["mounts"]:
         argv += ["--bind" if writable else "--ro-bind", source, target]
     return [*argv, "--remount-ro", "/", "--"]

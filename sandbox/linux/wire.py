@@ -22,7 +22,6 @@ MAX_FDS = 8
 LENGTH_BYTES = 4
 MAX_CODE_BYTES = 1024 * 1024
 MAX_FILES_BYTES = 16 * 1024 * 1024
-MAX_HEADER_BYTES = 8 * 1024 * 1024  # of a request: the code, escaped, and the names of its files
 
 
 def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> None:
