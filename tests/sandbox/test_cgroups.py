@@ -342,7 +342,8 @@ class TestFinding:
         def ask() -> str:
             own_mounts()
             for point in mount_points():
-                read_only = libc.MS_BIND | libc.MS_REMOUNT | libc.MS_RDONLY
+                remount, read_only = 32, 1
+                read_only |= libc.MS_BIND | remount
                 libc.mount(None, point, None, read_only)
             return refusal()
 
