@@ -90,13 +90,12 @@ def test_it_gives_up_after_as_many_as_it_was_told(tmp_path: Path) -> None:
 
 
 @at(L3, L2)
-@pytest.mark.parametrize("where", [".", "../out"])
-def test_code_cannot_harm_others_by_what_it_leaves(where: str, place: Place, boxes: Boxes) -> None:
+def test_code_cannot_harm_others_by_what_it_leaves(place: Place, boxes: Boxes) -> None:
     box = boxes.at(place, timeout_seconds=20.0)
     code = f"""
 import os
-os.chdir({where!r})
-for n in range(1500): open(f'{{n}}', 'w').close()
+os.chdir("../out")
+for n in range(1100): open(f'{{n}}', 'w').close()
 for _ in range({DEPTH}): os.mkdir('d'); os.chdir('d')
 os.getpid()
 """
