@@ -247,8 +247,10 @@ class PythonSandbox:
                 return (yield from self._in_session(turn, home, tenant, session, request, wall_s))
             finally:
                 self._tenants.leave(home)
-        except OSError as error:
-            if error.errno in NO_MORE_FILES:
+        except (SandboxError, OSError, ValueError) as error:
+            if self._tenants.closed:  # whatever step that met first
+                raise SandboxClosed("the sandbox was closed; the code was ended") from error
+            if isinstance(error, OSError) and error.errno in NO_MORE_FILES:
                 raise SandboxError(TOO_MANY_FILES) from error
             raise
 
@@ -268,8 +270,8 @@ class PythonSandbox:
             session, is_new = self._sessions.begin(tenant, name, zygote)
         try:
             yield from turn.wait(lambda: session.is_ready() or None, session.register)
-            yield from turn.wait(lambda: session.take_turn() or None, session.register_turn)
             try:
+                yield from turn.wait(lambda: session.take_turn(turn) or None, session.register_turn)
                 yield from turn.wait(session.caller, session.register)
                 if session.lost:
                     raise SandboxError(f"session {name!r} ended while this call waited for its turn")
@@ -277,7 +279,7 @@ class PythonSandbox:
                     yield from self._drive(call)
                     result = self._result(call)
             finally:
-                session.pass_turn()
+                session.pass_turn(turn)
             return replace(result, session=name, session_lost=session.lost, session_started=is_new)
         finally:
             self._sessions.leave(session)
@@ -295,8 +297,6 @@ class PythonSandbox:
                 call.advance()
             raise
         except SandboxDied:
-            if self._tenants.closed:
-                raise SandboxClosed("the sandbox was closed; the code was ended") from None
             self._tenants.distrust(call.taken.zygote)
             raise
         if call.unheard:

@@ -35,7 +35,7 @@ _QUIET_S = 0.002
 _MAX_STATUS = 0xFFFF
 _BACKSTOP_S = 0.5  # after which the server ends a call that the zygote should have ended
 _WORD_S = 0.5  # for the zygote's word on a call that was ended; then we look ourselves
-_REPORT_S = 2.0  # for the end of one that was ended, or for the word on one that ended by itself
+_REPORT_S = 5.0  # for the end of one that was ended, or for the word on one that ended by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ class Call:
             if self._request:
                 self._listen()
         except BaseException:
-            taken.close()
+            taken.drop()
             raise
         self._pid = self._host_pid()  # while the child begins
 
@@ -191,7 +191,7 @@ class Call:
         if self.killed is None:
             self.killed = why
             self._killed_s = time.monotonic()
-        self._act_at_s = min(self._act_at_s, time.monotonic() + _WORD_S)
+            self._act_at_s = self._killed_s + _WORD_S
         self._end_processes()
 
     def _end_processes(self) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import secrets
 import select
+import signal
 import socket
 import subprocess
 import termios
@@ -30,6 +31,7 @@ _HERE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 _STDERR_BYTES = 4000
 _START_S = 120.0  # to its first word: a heavy preload takes seconds
 _ANSWER_S = 5.0  # to read what it is told; it is busy for milliseconds at a time
+_ASKED_S = 3.0  # after this long a question says nothing about the one before
 CHILD_FDS = 5
 NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
 TOO_MANY_FILES = "this process has too many open files; raise its limit (ulimit -n)"
@@ -48,9 +50,13 @@ class Taken:
         cpu_ns: CPU time that it had used before.
     """
 
-    __slots__ = ("_open", "channel", "cpu_ns", "err", "out", "pid", "pidfd", "status", "zygote")
+    __slots__ = ("_is_ours", "_open", "channel", "cpu_ns", "err", "out", "pid", "pidfd", "status", "zygote")
 
-    def __init__(self, pid: int, fds: list[int], zygote: ZygoteProcess, cpu_ns: int) -> None:
+    def __init__(
+        self, pid: int, fds: list[int], zygote: ZygoteProcess, cpu_ns: int, *, is_ours: bool = True
+    ) -> None:
+        """`is_ours`: it serves nobody else, so it ends when it is dropped."""
+        self._is_ours = is_ours
         channel, status, self.pidfd, self.out, self.err = fds
         self.channel, self.status = socket.socket(fileno=channel), socket.socket(fileno=status)
         self.pid = pid
@@ -67,12 +73,21 @@ class Taken:
             self.status.close()
             for fd in (self.pidfd, self.out, self.err):
                 os.close(fd)
-            self.zygote.finished()
+            self.zygote.finished(self.pid)
+
+    def drop(self) -> None:
+        """Close it, and end a child that may have its code already. Can be called again."""
+        if self._open and self._is_ours:
+            try:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.close()
 
     def __del__(self) -> None:
         # An exception of a signal handler can come between any two steps, also before anybody owns this.
         if getattr(self, "_open", False):
-            self.close()
+            self.drop()
 
 
 class _Launcher(subprocess.Popen[bytes]):
@@ -100,6 +115,7 @@ class ZygoteProcess:
         self.born_s = time.monotonic()
         self.calls = 0
         self._users = 0
+        self._not_started: set[int] = set()  # taken, by their pids
         self._is_retired = self._ended = False
         self._lock = threading.RLock()
         self._asked_s = self._unread_since_s = self.born_s
@@ -190,6 +206,7 @@ class ZygoteProcess:
                     _close_each(fds)  # it ended while it waited here, or the zygote did and it will
                     continue
                 self.calls += 1
+                self._not_started.add(message["child"])
                 return Taken(message["child"], fds, self, message["cpu_ns"])
             return None
 
@@ -220,10 +237,12 @@ class ZygoteProcess:
 
     def started(self, taken: Taken, wall_s: float) -> None:
         """Tell the zygote that the call of `taken` runs now, and how long it may."""
-        try:
-            self.send({"taken": taken.pid, "wall_s": wall_s})
-        except OSError:
-            pass  # it is gone: the child's status says so
+        with self._lock:
+            self._not_started.discard(taken.pid)
+            try:
+                self.send({"taken": taken.pid, "wall_s": wall_s})
+            except OSError:
+                pass  # it is gone: the child's status says so
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Tell the zygote something.
@@ -249,7 +268,7 @@ class ZygoteProcess:
                     self.send({"are you there": True})
             except (OSError, ValueError):
                 return True
-            if not unread or now - self._asked_s > _ANSWER_S:
+            if not unread or now - self._asked_s > _ASKED_S:
                 self._unread_since_s = now
             self._asked_s = now
             return now - self._unread_since_s > _ANSWER_S
@@ -259,9 +278,10 @@ class ZygoteProcess:
         with self._lock:
             self._users += 1
 
-    def finished(self) -> None:
+    def finished(self, child: int = 0) -> None:
         """What held it is over; a retired zygote ends with the last of these."""
         with self._lock:
+            self._not_started.discard(child)
             self._users -= 1
             if self._is_retired and self._users == 0:
                 self.end()
@@ -274,7 +294,7 @@ class ZygoteProcess:
                 self.end()
                 return
             try:
-                self.send({"retire": True})
+                self.send({"retire": list(self._not_started)})
                 while (packet := self._packet()) is not None:
                     _close_each(packet[1])
             except (OSError, SandboxDied):

@@ -37,6 +37,7 @@ def main(control_fd: int, lifeline_fd: int, server_pid: int) -> NoReturn:
         lifeline_fd: Read end of a pipe that the server keeps open as long as it wants us.
         server_pid: The server's own pid, to notice when it is gone before we look.
     """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # not what the server's thread held back: code may need it
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the server's end is our end, not a key that somebody pressed
     control = socket.socket(fileno=control_fd)

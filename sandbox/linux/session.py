@@ -155,9 +155,18 @@ class Init:
     def _back(self) -> Message:
         """The caller is lost: end everything but the template, and have that fork another one."""
         self._sweep({self.template})
+        self._forget_words()
         os.kill(self.template, signal.SIGCONT)
         wire.send(self.commands, {"fork": True})
         return self._freeze_with_next_caller()
+
+    def _forget_words(self) -> None:
+        """Take no more notice of what processes said that are gone now."""
+        try:
+            while self.words.recv(1, socket.MSG_DONTWAIT):
+                pass
+        except BlockingIOError:
+            pass
 
     def _watch(self, number: int, deadline: float) -> str:
         """Wait for the end of a call: `"done"`, `"gone"`, `"killed"`, `"time"` or `"cpu"`."""
@@ -211,7 +220,7 @@ class Init:
         self.begin_ns = _cpu_ns(self.caller)
         self.frozen_ns = self._all_cpu_ns()
         self.is_stopped = False
-        wire.send(self.gate, {"go": self.caller})
+        wire.send(self.gate, {"go": self.caller, "after": self.finished})
         return word
 
     def _next_caller(self) -> Message:
@@ -294,15 +303,19 @@ def live(
             except ChildProcessError:
                 word = {}
         runner.warm_up()
-        while (opened := wire.receive(gate)[0]) != {"go": os.getpid()}:
-            if opened is None:
-                os._exit(0)
-            # else it was for one that ended before it heard it
+        opened: Message = {"go": 0}
+        while opened["go"] != os.getpid():  # it was for one that ended before it heard it
+            opened = wire.receive(gate)[0] or os._exit(0)
         wire.send(calls, {"ready": True})
         wire.send(words, {"waiting": os.getpid()})
-        message, fds = wire.receive(calls)
-        if message is None or len(fds) != CALL_FDS:
-            os._exit(0)
+        while True:
+            message, fds = wire.receive(calls)
+            if message is None or len(fds) != CALL_FDS:
+                os._exit(0)
+            if message["call"] > opened["after"]:
+                break
+            for fd in fds:  # of a call that was ended before anybody took it
+                os.close(fd)
         run_call(fds, namespace)
         wire.send(words, {"done": message["call"]})
 

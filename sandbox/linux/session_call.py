@@ -19,7 +19,7 @@ from sandbox.types import EndedBy, SandboxConfig
 if TYPE_CHECKING:
     from sandbox.linux.wire import Message
 
-_ANSWER_S = 1.0  # of init or the zygote, when asked
+_ANSWER_S = 2.0  # of init or the zygote, when asked
 _COUNTED_BY_ZYGOTE = ("ooms", "refused_forks")
 
 
@@ -66,6 +66,14 @@ class SessionCall(Call):
                 wire.send(self.session.channel, {"reported": self._number})
             except OSError:
                 self.session.kill()
+
+    def close(self) -> None:
+        super().close()
+        self.session.is_settled = True
+
+    def kill(self, why: EndedBy) -> None:
+        super().kill(why)
+        self._act_at_s = max(self._act_at_s, self._killed_s + _ANSWER_S)
 
     def _end_processes(self) -> None:
         """Ask init to end the call; the second time, end the session."""
@@ -146,7 +154,6 @@ class SessionCall(Call):
             self._act_at_s = self._limit_s  # the report is complete, and init's word is not here yet
         elif self.killed is None:
             self.kill(EndedBy.TIME)
-            self._act_at_s = time.monotonic() + _ANSWER_S
         elif not self.session.lost:
             self.session.kill()
             self._act_at_s = time.monotonic() + _ANSWER_S
@@ -164,13 +171,13 @@ def _way_in(session: Session, pid: int, wall_s: float) -> tuple[Taken, int]:
             opened += os.pipe2(os.O_CLOEXEC)
         opened += [os.dup(session.channel.fileno())]
         opened += [os.dup(session.pidfd)]
-        ours, theirs, out, out_end, err, err_end, status, pidfd = opened
-        taken = Taken(0, [ours, status, pidfd, out, err], session.zygote, _cpu_ns(pid))
     except BaseException:
         for fd in opened:
             os.close(fd)
         raise
+    ours, theirs, out, out_end, err, err_end, status, pidfd = opened
     try:
+        taken = Taken(0, [ours, status, pidfd, out, err], session.zygote, _cpu_ns(pid), is_ours=False)
         return taken, session.begin(wall_s, (theirs, out_end, err_end))
     finally:
         for fd in (theirs, out_end, err_end):

@@ -26,7 +26,7 @@ _SWEEP_S = 1.0
 
 
 class Session:
-    """A running session. Its turn is an eventfd: whoever reads the 1 may make a call."""
+    """A running session. Whoever has its turn may make a call in it."""
 
     def __init__(self, zygote: ZygoteProcess, tenant: str, name: str) -> None:
         """Ask the zygote for one; returns at once.
@@ -44,16 +44,18 @@ class Session:
         self.channel: socket.socket | None = None  # to init
         self.calls: socket.socket | None = None  # to the process that waits for a call
         self.status: socket.socket | None = None  # to the zygote
+        self.is_settled = True  # nothing of a call is under way; not so when a signal handler raised in it
+        self._owner: object = None  # of the turn
         self._call_count = 0
         self._caller: int | None = None
         self.pidfd = -1
         self._lock = threading.RLock()
         self._reply: socket.socket | None = None
         self._open = True
-        self.turn = -1
+        self._turn_passed = -1
         zygote.hold()
         try:
-            self.turn = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._turn_passed = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._reply, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 self._reply.setblocking(False)
@@ -106,10 +108,12 @@ class Session:
         For whoever has the turn. Also 0 when the session ended, which the call then hears.
         """
         assert self.calls is not None
+        self.is_settled = False
         for _ in range(_WORDS_AT_ONCE):
             try:
                 data, control, _, _ = self.calls.recvmsg(_WORD_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
             except BlockingIOError:
+                self.is_settled = True
                 return self._caller
             except OSError:
                 data = b""
@@ -120,12 +124,14 @@ class Session:
             for level, kind, payload in control:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
                     self._caller = _CREDENTIALS.unpack(payload)[0]
+        self.is_settled = True
         return None
 
     def begin(self, wall_s: float, fds: tuple[int, ...]) -> int:
         """Hand the sockets of a call to the process that waits, and tell init; returns its number."""
         assert self.channel is not None
         assert self.calls is not None
+        self.is_settled = False
         self._call_count += 1
         self._caller = None
         try:
@@ -143,19 +149,30 @@ class Session:
 
     def register_turn(self, epoll: select.epoll) -> None:
         """Add to `epoll` what is readable once `take_turn` should be tried again."""
-        epoll.register(self.turn, select.EPOLLIN)
+        epoll.register(self._turn_passed, select.EPOLLIN)
 
-    def take_turn(self) -> bool:
-        try:
-            os.eventfd_read(self.turn)
-        except BlockingIOError:
-            return False
-        return True
+    def take_turn(self, owner: object) -> bool:
+        with self._lock:
+            if self._owner is not None:
+                return False
+            self._owner = owner
+            try:
+                os.eventfd_read(self._turn_passed)
+            except BlockingIOError:
+                pass  # nobody had it before
+            return True
 
-    def pass_turn(self) -> None:
-        self.used_s = time.monotonic()
-        if self.turn >= 0:
-            os.eventfd_write(self.turn, 1)
+    def pass_turn(self, owner: object) -> None:
+        """Let the next one have the turn, if `owner` has it."""
+        with self._lock:
+            if self._owner is not owner:
+                return
+            if not self.is_settled:
+                self.kill()  # nobody knows what of a call is under way in it
+            self.used_s = time.monotonic()
+            self._owner = None
+            if self._turn_passed >= 0:
+                os.eventfd_write(self._turn_passed, 1)
 
     def is_alive(self) -> bool:
         """Whether its init still runs; it ends by itself when it was idle for long."""
@@ -196,7 +213,7 @@ class Session:
         for sock in (self._reply, self.channel, self.calls, self.status):
             if sock is not None:
                 sock.close()
-        for name in ("pidfd", "turn"):
+        for name in ("pidfd", "_turn_passed"):
             fd = getattr(self, name)
             setattr(self, name, -1)
             if fd >= 0:

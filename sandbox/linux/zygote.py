@@ -128,8 +128,9 @@ class Zygote:
         if self.refill_at is None or now < self.refill_at:
             return
         self.refill_at = None
-        waiting = sum(1 for each in self.children.values() if each.state in {"starting", "ready", "offered"})
-        alive = sum(1 for each in self.children.values() if not each.reply)
+        fresh = [each for each in self.children.values() if each.reply is None]
+        waiting = sum(1 for each in fresh if each.state in {"starting", "ready", "offered"})
+        alive = len(fresh)
         missing = min(self.spec["pool"] - waiting, self.spec["running"] + self.spec["pool"] - alive)
         if missing <= 0:
             return
@@ -221,6 +222,9 @@ class Zygote:
             if not found.reply and running >= self.spec["running"]:
                 break
             self.ready.remove(found)
+            if not found.reply and not self.spec["pool"]:
+                self._end(found, "cancelled")  # nobody takes it any more
+                continue
             if not self.said_hello:
                 self.succeeded()
                 wire.send(
@@ -319,6 +323,9 @@ class Zygote:
             return False
         if "retire" in message:
             self.spec["pool"] = 0  # what lives here goes on, but nobody takes children from here any more
+            for each in list(self.children.values()):
+                if each.state == "offered" and each.pid not in message["retire"]:
+                    self._end(each, "cancelled")
         if (found := self.children.get(message.get("taken", 0))) is not None and found.state == "offered":
             now = time.monotonic()
             found.state = "running"
