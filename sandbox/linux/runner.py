@@ -94,7 +94,8 @@ def run(code: str, namespace: dict[str, object], filename: str = FILENAME) -> Me
 
     The value of a last expression is its `repr`. What went wrong is on stderr, as an interpreter prints it.
     """
-    lines = code.splitlines(keepends=True)
+    # As a parser counts lines: `splitlines` also ends them at form feeds and the like.
+    lines = [f"{line}\n" for line in code.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
     linecache.cache[filename] = (len(code), None, lines, filename)
     said: Message = {"exit_code": 0, "value": None, "exception": None}
     tree: Any = None

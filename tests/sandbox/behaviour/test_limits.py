@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
 import pytest
 
-from sandbox import EndedBy, IsolationLevel, SandboxClosed, SandboxResult
+from sandbox import (
+    EndedBy,
+    IsolationLevel,
+    PythonSandbox,
+    SandboxBusy,
+    SandboxClosed,
+    SandboxConfig,
+    SandboxResult,
+)
 from tests.sandbox.levels import (
     L2,
     L3,
@@ -337,6 +346,32 @@ def test_how_a_call_ended_is_not_taken_from_its_own_words(place: Place, boxes: B
     assert boxes.at(place, **SMALL).execute_sync("raise TimeoutError").ended_by is EndedBy.EXCEPTION
 
 
+# --- Turns ------------------------------------------------------------------------------------
+
+
+def test_more_calls_than_may_run_at_once_wait_for_their_turn(boxes: Boxes) -> None:
+    """D-26."""
+    box = boxes.here(max_concurrent_calls=2)
+    code = "import time\nbegin = time.monotonic()\ntime.sleep(0.05)\nbegin, time.monotonic()"
+    with ThreadPoolExecutor(8) as pool:
+        spans = [eval(each.value or "") for each in pool.map(lambda _: box.execute_sync(code), range(8))]
+    assert all(sum(begin < at < end for begin, end in spans) <= 2 for at, _ in spans)
+
+
+def test_a_call_without_a_turn_in_time_is_refused() -> None:
+    config = SandboxConfig(max_concurrent_calls=1, pool_size=1, queue_seconds=0.4)
+    with PythonSandbox(config) as box, ThreadPoolExecutor(1) as pool:
+        box.execute_sync("1")
+        first = pool.submit(box.execute_sync, "import time\ntime.sleep(1)\n'first'")
+        time.sleep(0.2)
+        started = time.monotonic()
+        with pytest.raises(SandboxBusy, match="try again"):
+            box.execute_sync("1")
+        assert 0.3 < time.monotonic() - started < 0.9
+        assert first.result().value == "'first'"
+        assert box.execute_sync("2").value == "2"
+
+
 # --- Cancelling and closing -------------------------------------------------------------------
 
 
@@ -359,8 +394,6 @@ async def test_a_cancelled_call_ends_at_once_with_everything_in_it(session: str 
 
 @pytest.mark.parametrize("session", [None, "s"])
 async def test_closing_ends_calls_in_flight(session: str | None) -> None:
-    from sandbox import PythonSandbox
-
     async def call() -> None:
         with pytest.raises(SandboxClosed):
             await box.execute("import time\ntime.sleep(60)", session=session)

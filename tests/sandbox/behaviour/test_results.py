@@ -6,6 +6,7 @@ import time
 from dataclasses import fields
 from typing import Any
 
+import anyio
 import pytest
 
 from sandbox import EndedBy, PythonSandbox, SandboxResult
@@ -237,6 +238,15 @@ def test_a_traceback_shows_the_lines_of_the_code_and_none_of_ours(run: Run) -> N
     assert result.error == "the code ended with KeyError; see stderr"
 
 
+@pytest.mark.parametrize("separator", ["\x0c", "\x1c", "\u2028", "\x85"], ids=ascii)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=repr)
+def test_the_lines_of_a_traceback_are_those_that_the_parser_counts(
+    end: str, separator: str, run: Run
+) -> None:
+    stderr = run(end.join([f"x = 'a{separator}b'", "y = 2", "1 / 0", ""])).stderr
+    assert '  File "<code>", line 3, in <module>\n    1 / 0\n    ~~^~~\n' in stderr
+
+
 @pytest.mark.parametrize(
     ("code", "exception", "said"),
     [
@@ -379,6 +389,15 @@ def test_a_result_is_a_mapping_of_its_fields(run: Run) -> None:
     for name in ("nothing", "__len__", "_RESULT_FIELDS"):
         with pytest.raises(KeyError):
             result[name]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_call_can_be_awaited(backend: str, box: PythonSandbox) -> None:
+    async def both() -> list[SandboxResult]:
+        await box.execute("x = 1", session=backend)
+        return [await box.execute("6 * 7"), await box.execute("x", session=backend)]
+
+    assert [each.value for each in anyio.run(both, backend=backend)] == ["42", "1"]
 
 
 async def test_a_call_awaited_is_the_same(box: PythonSandbox) -> None:
