@@ -136,7 +136,7 @@ def text_of(found: dict[str, Measured], rounds: int) -> str:
         report.table(found),
         "Imports that cost, and what preloading saves:",
         report.pandas_table(found),
-        "What issue 3 asks for, at the strongest level of this machine:",
+        "What we aim at, at the strongest level of this machine:",
         report.aims(found),
         "Each level, medians over the rounds:",
         report.levels_table(found),

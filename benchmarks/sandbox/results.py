@@ -78,7 +78,7 @@ def _with_ratio(value: float, ref: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aim:
-    """What issue 3 asks for; `least` where more is better."""
+    """What we aim at; `least` where more is better."""
 
     what: str
     limit: float
