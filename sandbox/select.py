@@ -17,12 +17,14 @@ class Host:
     Args:
         level: The strongest level that a sandbox really reached here; `NONE` if there is none.
         missing: Why it is not higher, with the knob for each step up; empty at L4+.
-        seconds: How long finding out took, with the start of an interpreter.
+        seconds: How long finding out took, with the start of an interpreter and the end of the sandbox.
+        walls_seconds: The part of it in which levels were tried and one child was locked down.
     """
 
     level: IsolationLevel
     missing: tuple[Missing, ...]
     seconds: float
+    walls_seconds: float = 0.0
 
 
 def detect(config: SandboxConfig | None = None) -> Host:
@@ -48,12 +50,12 @@ def detect(config: SandboxConfig | None = None) -> Host:
     from sandbox.linux.backend import PythonSandbox
 
     config = replace(config or SandboxConfig(), pool_size=1)
-    level = IsolationLevel.NONE
+    level, walls_s = IsolationLevel.NONE, 0.0
     missing: tuple[Missing, ...] = ()
     try:
         with PythonSandbox(config) as sandbox:
             sandbox.execute_sync("")
-            level, missing = sandbox.level or level, sandbox.missing
+            level, missing, walls_s = sandbox.level or level, sandbox.missing, sandbox.walls_seconds
     except SandboxUnavailable as refusal:
         missing = refusal.missing
-    return Host(level=level, missing=missing, seconds=time.monotonic() - began_s)
+    return Host(level=level, missing=missing, seconds=time.monotonic() - began_s, walls_seconds=walls_s)

@@ -60,7 +60,7 @@ class Ours(Subject):
             "idle child PSS MiB": await self._idle_pss_mib(),
             "start to full pool ms": self._start_to_full_pool_ms(),
             "timeout overrun ms": await self._overrun_ms(),
-            "level detection ms": detect(self.config()).seconds * 1000,
+            "level detection ms": detect(self.config()).walls_seconds * 1000,
         }
 
     async def _overrun_ms(self) -> float:

@@ -71,6 +71,11 @@ class PythonSandbox:
         """Why the level is not higher; empty at L4+, and before the first call."""
         return self._tenants.missing
 
+    @property
+    def walls_seconds(self) -> float:
+        """How long it took to try the levels and lock the first child down; 0 before the first call."""
+        return self._tenants.walls_s
+
     def execute_sync(
         self,
         code: str,
@@ -255,7 +260,14 @@ class PythonSandbox:
             raise
 
     def _fresh(self, turn: _Turn, home: Tenant, request: bytes, wall_s: float) -> Work:
-        taken = yield from turn.wait(lambda: home.take(turn.since_s), home.register, home.look_after)
+        try:
+            taken = yield from turn.wait(
+                lambda: home.take(turn, turn.since_s),
+                lambda epoll: home.register(epoll, turn),
+                home.look_after,
+            )
+        finally:
+            home.leave_line(turn)
         with closing(Call(taken, request, wall_s=wall_s, config=self.config)) as call:
             taken.zygote.started(taken, wall_s)
             yield from self._drive(call)
@@ -342,7 +354,7 @@ class _Turn:
                 look_after()
             return min(_LOOK_AGAIN_S, left_s)
 
-        return (yield from self._sandbox._bell.until(attempt, register, patience_s))
+        return (yield from self._sandbox._bell.until(attempt, register, patience_s, self))
 
 
 class _Cancelled(BaseException):

@@ -51,6 +51,7 @@ def live(
     *,
     session: bool,
     keeps_state: bool,
+    rehearses: bool,
 ) -> NoReturn:
     """Lock this process down, say so, and serve one call, or all calls of a session. Never returns."""
     try:
@@ -63,6 +64,7 @@ def live(
             slot,
             session=session,
             lists_processes=session and keeps_state,
+            rehearses=rehearses,
         )
         served = socket.socket(fileno=3)
         if session and not keeps_state:
@@ -124,6 +126,7 @@ def _enter(
     *,
     session: bool,
     lists_processes: bool,
+    rehearses: bool,
 ) -> None:
     """Go through every wall. Afterwards 0 to 3 are stdin, stdout, stderr and the channel, and nothing else
     is open.
@@ -150,14 +153,15 @@ def _enter(
         walls.unused_user(base)
     if level > 2 or not spec["cwd"]:
         os.chdir(spec["cwd"] or f"{base}/work")
-    name_folders(base)
+    if level < 4:
+        name_folders(base)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     processes = [os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)] if lists_processes else []
     walls.only_descriptors((null, null, null, channel.fileno(), *streams, *processes))
     walls.bound(limits, processes=_processes(spec, level), cgroup=slot is not None)
     if session and level == 3:
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)  # dead templates would count until pid 1 sees them
-    runner.streams()
+    runner.use_streams()
     folders = _open_folders(spec) if level == 2 else {}
     if spec["cwd"] in folders:
         os.fchdir(folders[spec["cwd"]])
@@ -165,7 +169,8 @@ def _enter(
     walls.confine(allowed, seccomp.for_pid(program, os.getpid()), network=spec["network"])
     for fd in folders.values():
         os.close(fd)
-    runner.rehearse()
+    if rehearses:
+        runner.rehearse()
     if not session:
         os.dup2(CALLS_FD, 1)
         os.dup2(CALLS_FD + 1, 2)

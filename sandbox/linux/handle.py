@@ -58,7 +58,9 @@ class Taken:
         """`is_ours`: it serves nobody else, so it ends when it is dropped."""
         self._is_ours = is_ours
         channel, status, self.pidfd, self.out, self.err = fds
-        self.channel, self.status = socket.socket(fileno=channel), socket.socket(fileno=status)
+        # Their families are given, so that nobody has to ask the kernel, four times each.
+        self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel)
+        self.status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, status)
         self.pid = pid
         self.cpu_ns = cpu_ns
         self.zygote = zygote
@@ -110,6 +112,7 @@ class ZygoteProcess:
         """
         self.level: IsolationLevel | None = None
         self.missing: tuple[Missing, ...] = ()  # why the level is not higher
+        self.walls_s = 0.0  # trying levels and locking the first child down, without what it imports
         self.keeps_state = False  # whether a session survives a call that is ended
         self.suspect = False  # it did not do its part of a call: no new one
         self.born_s = time.monotonic()
@@ -234,6 +237,7 @@ class ZygoteProcess:
             level = IsolationLevel(int(str(message["hello"])))
             self.level = IsolationLevel.L4_PLUS if message["cgroup"] else level
             self.keeps_state = bool(message["keeps_state"])
+            self.walls_s = float(str(message["walls_s"]))
 
     def started(self, taken: Taken, wall_s: float) -> None:
         """Tell the zygote that the call of `taken` runs now, and how long it may."""

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 
 from sandbox.linux import libc, memory, outer, removal, walls, wire
 
@@ -49,6 +50,7 @@ def main(control_fd: int, lifeline_fd: int, server_pid: int) -> NoReturn:
         os._exit(0)
     libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
     tried: list[Message] = []
+    spec["began_s"] = time.monotonic()
     home, name, slots = _cgroup(spec, tried)
     status = 1
     try:

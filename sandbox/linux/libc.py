@@ -6,6 +6,7 @@ Every function raises `OSError` with the name of the call, as `os` does with the
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 MACHINE = os.uname().machine
@@ -117,15 +118,15 @@ def close_range(first: int, last: int = 2**32 - 1) -> None:
 def drop_capabilities() -> None:
     """Empty every capability set of this thread for good; the bounding set too, if it has the right to."""
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    option, none = ctypes.c_int(PR_CAPBSET_DROP), ctypes.c_ulong(0)
     for capability in range(64):
-        try:
-            prctl(PR_CAPBSET_DROP, capability)
-        except PermissionError:
-            break  # without capabilities no_new_privs does as much: an executed program gains nothing
-        except OSError:
-            if capability <= CAP_LAST_CAP_KNOWN:
-                raise
-            break  # the kernel's last one was before this
+        if _prctl(option, ctypes.c_ulong(capability), none, none, none) == 0:
+            continue
+        if ctypes.get_errno() != errno.EPERM and capability <= CAP_LAST_CAP_KNOWN:
+            raise _failure(f"prctl({PR_CAPBSET_DROP})")
+        # The kernel's last one was before this; or we may not, and without capabilities no_new_privs does as
+        # much: an executed program gains nothing.
+        break
     version_3, this_thread = 0x20080522, 0
     header = version_3.to_bytes(4, "little") + this_thread.to_bytes(4, "little")
     syscall("capset", _CAPSET, header, bytes(24))

@@ -19,7 +19,6 @@ import linecache
 import os
 import socket
 import sys
-import threading
 import traceback
 import types
 
@@ -47,6 +46,7 @@ _FORKING = {"fork", "forkpty", "fork_exec", "_fork_exec", "posix_spawn", "posix_
 _SPARE_BYTES = 1024 * 1024
 
 _streams: list[io.TextIOWrapper] = []
+_streams_of_zygote: list[object] = []  # kept: to let go of them would cost each child pages
 _spare: list[bytes] = []  # given back when memory runs out, so that there is some to say so
 _calls = 0  # of this session, so far
 
@@ -61,10 +61,27 @@ def streams() -> None:
         for fd in (1, 2)
     )
     _streams[:] = (stdin, out, err)
-    _use_streams()
+    use_streams()
 
 
-def _use_streams() -> None:
+def _prepare_streams() -> None:
+    """Make Python's streams for children that will have a null device and two pipes: that costs 50 pages."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    kept = [os.dup(fd) for fd in range(3)]
+    try:
+        for number, fd in enumerate((null, writer, writer)):
+            os.dup2(fd, number)
+        streams()
+    finally:
+        for number, fd in enumerate(kept):
+            os.dup2(fd, number)
+        for fd in (null, reader, writer, *kept):
+            os.close(fd)
+
+
+def use_streams() -> None:
+    """Have what was prepared as `sys.stdin`, `sys.stdout` and `sys.stderr`."""
     for name, stream in zip(("stdin", "stdout", "stderr"), _streams, strict=True):
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
@@ -74,7 +91,7 @@ def _streams_again() -> None:
     """Undo what an earlier call of the session did to the streams: each call has its own."""
     try:
         if not any(stream.closed for stream in _streams):
-            _use_streams()
+            use_streams()
             return
     except ValueError:
         pass  # detached from its descriptor
@@ -184,7 +201,10 @@ def _rehearse_collecting() -> None:
 
 def finish(said: Message) -> None:
     """What an interpreter does at its end: wait for threads, run exit functions. Errors go to stderr."""
-    for step in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
+    # Nothing here imports `threading`: what it does after a fork would cost each child half a millisecond.
+    threading: Any = sys.modules.get("threading")
+    steps = [threading._shutdown] if hasattr(threading, "_shutdown") else []
+    for step in (*steps, atexit._run_exitfuncs):
         try:
             step()
         except SystemExit as exit_:
@@ -303,13 +323,15 @@ def prepare() -> None:
         setattr(builtins, name, sys.exit)
     setattr(builtins, "help", _sitebuiltins._Helper())  # noqa: B010 - not in a checker's list of builtins
     artifacts.watch_figures()
-    kept = sys.stdout, sys.stderr
+    kept = sys.stdin, sys.stdout, sys.stderr
+    _streams_of_zygote.extend(kept)
+    _prepare_streams()
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         sys.stdout = sys.stderr = nowhere
         try:
             rehearse(REHEARSALS)
         finally:
-            sys.stdout, sys.stderr = kept
+            sys.stdin, sys.stdout, sys.stderr = kept
     gc.collect()
     gc.freeze()
 

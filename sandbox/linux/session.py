@@ -252,7 +252,7 @@ class Init:
             for pidfd in others.values():
                 select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
                 os.close(pidfd)
-        self._reap()
+        _reap_ended()
 
     def _members(self, spared: set[int]) -> dict[int, int]:
         """Living processes and their descriptors: all of the pid namespace, or of our process session."""
@@ -270,13 +270,6 @@ class Init:
             else:
                 found[pid] = pidfd
         return found
-
-    def _reap(self) -> None:
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            pass
 
 
 def live(
@@ -337,6 +330,7 @@ def _fork(words: socket.socket, commands: socket.socket) -> int:
             wire.send(words, {"full": True})
             if wire.receive(commands)[0] is None:
                 os._exit(0)
+            _reap_ended()
             continue
         if pid == 0 and module is not None and state is not None:
             try:
@@ -344,6 +338,15 @@ def _fork(words: socket.socket, commands: socket.socket) -> int:
             except Exception:  # noqa: S110 - as above
                 pass
         return pid
+
+
+def _reap_ended() -> None:
+    """Let go of what init ended: until then the kernel counts it."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
 
 
 def run_call(fds: list[int], namespace: Message) -> None:

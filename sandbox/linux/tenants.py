@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import select
 import threading
@@ -35,6 +36,7 @@ class Tenant:
         self._not_before_s = 0.0  # for the next replacement
         self._deaths = 0
         self._failure: tuple[float, SandboxError] | None = None
+        self._line: collections.deque[object] = collections.deque()
         self.users = 0  # guarded by the owner's lock, as the next
         self.used_s = time.monotonic()
 
@@ -64,10 +66,12 @@ class Tenant:
             current = self.start()
             return current if self._guarded(current, current.is_up) else None
 
-    def take(self, since_s: float) -> Taken | None:
-        """A warm child, or `None` if none is ready. Never blocks for long.
+    def take(self, who: object, since_s: float) -> Taken | None:
+        """A warm child, or `None` if none is ready or others wait for longer. Never blocks for long.
 
         Args:
+            who: The caller, which is in the line after a `None`, until `leave_line`; the bell rings for it
+                when it is the first. Were all woken for each child, they would spend the CPU on asking.
             since_s: When the caller began to wait: a failure after that is the answer to it too.
 
         Raises:
@@ -79,10 +83,25 @@ class Tenant:
         with self._lock:
             self._fail_again(since_s)
             current = self.start()
+            if who not in self._line:
+                self._line.append(who)
+            if self._line[0] is not who:
+                return None
             if self._next is not None and (taken := self._take_from_next(self._next)) is not None:
                 return taken
             self._replace_when_worn(current)
             return self._guarded(current, current.take)
+
+    def leave_line(self, who: object) -> None:
+        """The caller has its child, or gives up. Can be called again."""
+        with self._lock:
+            if who not in self._line:
+                return
+            was_first = self._line[0] is who
+            self._line.remove(who)
+            first = self._line[0] if was_first and self._line else None
+        if first is not None:
+            self._owner.bell.ring(first)
 
     def look_after(self) -> None:
         """A caller waits for long: replace a zygote that does not even listen any more."""
@@ -97,9 +116,11 @@ class Tenant:
                 raise died
             self._owner.distrust(current)
 
-    def register(self, epoll: select.epoll) -> None:
-        """Add to `epoll` what becomes readable when `take` should be tried again."""
+    def register(self, epoll: select.epoll, who: object = None) -> None:
+        """Add to `epoll` what becomes readable when `take` (by `who`) or `ready` should be tried again."""
         with self._lock:
+            if who is not None and self._line and self._line[0] is not who:
+                return  # the bell rings
             for zygote in (self._current, self._next):
                 try:
                     if zygote is not None:
@@ -130,7 +151,8 @@ class Tenant:
             raise
         if result:
             self._deaths = 0
-            self._owner.level, self._owner.missing = current.level, current.missing
+            owner = self._owner
+            owner.level, owner.missing, owner.walls_s = current.level, current.missing, current.walls_s
         return result
 
     def _count_death(self, died: SandboxDied) -> None:
@@ -191,6 +213,7 @@ class Tenants:
         self.closed = False
         self.level: IsolationLevel | None = None
         self.missing: tuple[Missing, ...] = ()
+        self.walls_s = 0.0
         # Locks are taken in this order: a tenant's, this one, a zygote's.
         self._lock = threading.RLock()
         self._tenants: dict[str, Tenant] = {}

@@ -19,7 +19,7 @@ FIRST_UNUSED_ID = 0x70000000  # from here to 0x7FFFFFFF no distribution or conta
 TMP = "/tmp"  # noqa: S108 - the child's own
 ANOTHER_FOLDER = "it is another folder now than when the sandbox was made"
 WORK = "/work"  # where `working_dir` is mounted
-OWN_NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWIPC | libc.CLONE_NEWUTS | libc.CLONE_NEWCGROUP
+OWN_NAMESPACES = libc.CLONE_NEWNS | libc.CLONE_NEWUTS | libc.CLONE_NEWCGROUP
 _SMALLEST_RANGE = 8192  # users of a container: above those that its distribution gives out
 _CPU_GRACE_S = 2  # the kernel counts whole seconds; ours is the exact limit
 
@@ -55,7 +55,10 @@ def own_user(outer_id: int) -> None:
 
 def working_folders(base: str) -> None:
     for folder in (base, f"{base}/work", f"{base}/out", f"{base}/.shm"):
-        os.makedirs(folder, 0o700, exist_ok=True)
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            pass
 
 
 def bound(limits: dict[str, int], *, processes: int | None, cgroup: bool) -> None:
@@ -144,6 +147,7 @@ def confine(rules: list[tuple[str, int]], seccomp_program: bytes, *, network: bo
 def ordinary_signals() -> None:
     """What an interpreter expects; the zygote waits for its children with other settings."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN if number == signal.SIGPIPE else signal.SIG_DFL)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _REFILL_DELAY_S = 0.004  # a short call is over by then, and its end is reported before the next fork
 _GUARD_S = 0.01  # between two looks at the memory and CPU time of running calls
 _SESSION_GUARD_S = 0.05
+_CROWDED_LOOKS = 3
 _OOM_GUARD_S = 0.05  # between two looks at whether the kernel ended a process of a running call
 _RETRY_S = 0.1
 _MAX_FAILURES = 3  # in a row; then the walls do not hold here, and trying on would only burn the CPU
@@ -37,7 +38,17 @@ class Child:
 
     __slots__ = (
         *("pid", "pidfd", "channel", "status", "streams", "slot", "state", "deadline", "cpu_base_ns"),
-        *("why", "reply", "since", "mounts_fd", "ooms", "refused_forks", "seen_cpu_ns"),
+        *(
+            "why",
+            "reply",
+            "since",
+            "crowd",
+            "crowded_looks",
+            "mounts_fd",
+            "ooms",
+            "refused_forks",
+            "seen_cpu_ns",
+        ),
     )
 
     def __init__(
@@ -56,6 +67,7 @@ class Child:
         self.mounts_fd = -1
         self.ooms = 0  # processes of a session that were ended here for their memory
         self.seen_cpu_ns = 0  # of all processes; the kernel forgets those that were ended with the first
+        self.crowd = self.crowded_looks = 0  # a session's processes at the last look, if they were too many
         self.refused_forks = 0  # how often all of them were, for their number
         self.why: str | None = None
         self.reply: socket.socket | None = None  # of a session: who asked for it
@@ -93,6 +105,7 @@ class Zygote:
         self.refill_at: float | None = 0.0
         self.failures = 0
         self.said_hello = False
+        self.outer_walls_s = self.first_spawn_s = 0.0
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if level == 4 else -1
         self.guards = not self.uses_cgroup or bool(self.limits["cpu_ns"])
         self.base_rss = 0
@@ -100,6 +113,7 @@ class Zygote:
         self.keeps_state = child.can_keep_state(level)  # asked here: a child may not ask any more
 
     def run(self) -> None:
+        self.outer_walls_s = time.monotonic() - self.spec["began_s"]
         settle(self.spec, self.level)
         self.program = child.seccomp_program(self.spec, self.level)
         self.base_rss = memory.anonymous_bytes(os.getpid())
@@ -134,6 +148,7 @@ class Zygote:
         missing = min(self.spec["pool"] - waiting, self.spec["running"] + self.spec["pool"] - alive)
         if missing <= 0:
             return
+        self.first_spawn_s = self.first_spawn_s or now
         try:
             self._spawn(None)
         except OSError as error:
@@ -153,6 +168,10 @@ class Zygote:
         out, out_end = os.pipe2(os.O_CLOEXEC) if reply is None else _calls()
         err, err_end = os.pipe2(os.O_CLOEXEC)
         slot = self.free_slots.pop() if self.uses_cgroup else None
+        # When nobody else is ready a call probably waits, and rehearsing costs more than it saves one call.
+        rehearses = reply is not None or any(
+            each.state in {"ready", "offered"} for each in self.children.values()
+        )
         try:
             if self.own_pids >= 0:
                 # A second unshare is refused unless the process is back in its own namespace first.
@@ -177,6 +196,7 @@ class Zygote:
                 slot,
                 session=reply is not None,
                 keeps_state=self.keeps_state,
+                rehearses=rehearses,
             )
         inner.close()
         os.close(out_end)
@@ -233,6 +253,7 @@ class Zygote:
                         "hello": self.level,
                         "cgroup": self.uses_cgroup,
                         "keeps_state": self.keeps_state,
+                        "walls_s": self.outer_walls_s + time.monotonic() - self.first_spawn_s,
                     },
                 )
                 self.said_hello = True
@@ -421,10 +442,17 @@ class Zygote:
         trees = memory.trees(set(sessions), by_session=self.level == 3)
         for pid, found in sessions.items():
             members = [each for each in trees[pid] if each != pid]
-            if self.level == 3 and memory.tasks(members) > self.limits["processes"] + 1:
-                found.refused_forks += 1
-                self._kill_all_that_runs(members)
+            tasks = memory.tasks(members) if self.level == 3 else 0
+            if tasks > self.limits["processes"] + 1:
+                # For some looks in a row, and not ever fewer: they may be what a call that is over left
+                # behind, and its init is ending them.
+                found.crowded_looks = 1 if tasks < found.crowd else found.crowded_looks + 1
+                found.crowd = tasks
+                if found.crowded_looks > _CROWDED_LOOKS:
+                    found.refused_forks += 1
+                    self._kill_all_that_runs(members)
                 continue
+            found.crowd = found.crowded_looks = 0
             if self._is_too_large(members):
                 found.ooms += 1
                 self._kill_all_that_runs(members)
