@@ -50,8 +50,8 @@ class SessionCall(Call):
         unseen = Ending(status=None, cpu_ns=0, peak_bytes=0, why=None, ooms=0, refused_forks=0)
         ending = measure(self._pid, self.taken.pidfd, self.taken.cpu_ns, alone=False)
         if ending is None:
-            if self._keeps_state and self._pid and not os.path.exists(f"/proc/{self._pid}"):
-                return None  # it reported and is gone: init says how
+            if self._keeps_state and self._pid:
+                return None  # it reported and goes, or is gone: init says how
             ending = unseen
         if said.get("exception") is None:
             return ending
@@ -122,6 +122,9 @@ class SessionCall(Call):
 
     def _ask_zygote(self, known: Message) -> None:
         assert self.session.status is not None
+        if self._known is not None:  # asked already, for a call that reported and then ended
+            self._known |= known
+            return
         self._known = known
         self._epoll.unregister(self._status if self._keeps_state else self.taken.pidfd)
         self._status = self.session.status

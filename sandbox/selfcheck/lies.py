@@ -69,7 +69,12 @@ def _forged(code: str, *ends: tuple[EndedBy, int], session: bool = False) -> Any
     def function(arena: Arena, stage: Stage) -> Observation:
         label = stage.name()
         source = program(f"{FORGE}label(T['name'])\n{code}", name=label)
-        ran = arena.run(source, timeout_seconds=1.0, session=label if session and arena.walled else None)
+        try:
+            ran = arena.run(source, timeout_seconds=1.0, session=label if session and arena.walled else None)
+        except SandboxDied:
+            if not session or burns(label):
+                raise
+            return Observation(met="a session that says what makes no sense is ended")
         result = ran.result
         if not arena.walled:
             ended_well = result.return_code == 0 and result.ended_by is not EndedBy.TIME

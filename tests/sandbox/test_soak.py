@@ -5,6 +5,7 @@ A tenth of what `python -m benchmarks.sandbox.soak` does.
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -73,7 +74,8 @@ def test_what_is_left_would_be_seen() -> None:
         os._exit(0)
     folder = tempfile.mkdtemp(prefix=f"mcp-sandbox-{os.getpid()}-")
     ends = os.pipe()
-    kept = bytearray(os.urandom(1)) * 20_000_000
+    kept = mmap.mmap(-1, 20_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # the heap may have room
+    kept.write(os.urandom(20_000_000))
     try:
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         added = before.added(State.take(), 10_000, 1024)
@@ -84,4 +86,4 @@ def test_what_is_left_would_be_seen() -> None:
             os.close(end)
     assert added[:4] == ["1 more processes", "1 more zombies", "2 more descriptors", "1 more folders"]
     assert [what for what in added[4:] if what.endswith("bytes per call more in server_bytes")]
-    del kept
+    kept.close()

@@ -48,12 +48,6 @@ KNOWN_HOLES = (
         why="a session's call that claims to be done goes on, or is reported with nothing measured",
         always=False,
     ),
-    KnownHole(
-        attacks=tuple(attack.name for attack in ATTACKS if attack.name.startswith("forge a report")),
-        levels=(IsolationLevel.L2, *_FORKING),
-        why="now and then the CPU time or the memory of a call is said to be 0",
-        always=False,
-    ),
 )
 
 
