@@ -181,6 +181,8 @@ class SandboxResult(Mapping[str, Any]):
         stdout_dropped_bytes, stderr_dropped_bytes: What was over the limit.
         stdout_replaced, stderr_replaced: There were bytes that are no UTF-8; they are U+FFFD in the text.
         isolation: The level that this call really ran at.
+        backend: Which kind of sandbox ran it: `"linux"` or `"docker"`.
+        runtime: What the container ran under, such as `"runc"` or `"runsc"`; `None` where there is none.
         not_enforced: Limits of the configuration that this level could not enforce, by their field names.
         session: Its name, `None` for a call without one.
         session_lost: The session ended with this call: its variables and files are gone.
@@ -205,6 +207,8 @@ class SandboxResult(Mapping[str, Any]):
     stdout_replaced: bool = False
     stderr_replaced: bool = False
     isolation: IsolationLevel = IsolationLevel.NONE
+    backend: str = "linux"
+    runtime: str | None = None
     not_enforced: tuple[str, ...] = ()
     session: str | None = None
     session_lost: bool = False

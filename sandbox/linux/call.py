@@ -12,12 +12,20 @@ import select
 import signal
 import socket
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxDied
 from sandbox.linux import memory, wire
 from sandbox.linux.handle import Taken
+from sandbox.outcome import (
+    Ending,
+    Kept,
+    conclude,
+    flood_bytes,
+    header_limit_bytes,
+    report_limit_bytes,
+    understood,
+)
 from sandbox.types import EndedBy, IsolationLevel, SandboxConfig, SandboxResult
 
 if TYPE_CHECKING:
@@ -26,9 +34,6 @@ if TYPE_CHECKING:
 _PROC_BYTES = 16 * 1024
 _READ_BYTES = 256 * 1024
 _READS_AT_ONCE = 16  # of one stream before the others get their turn
-_FLOOD_FACTOR, _FLOOD_BYTES = 16, 16 * 1024**2
-_HEADER_BYTES = 256 * 1024  # of a report: its texts are bounded far below this, besides
-_HEADER_BYTES_PER_ARTIFACT = 16 * 1024  # two names of 512 characters, each 12 bytes as JSON escapes it
 # Output waits in its pipe at first: most calls are over by then, and waking up for each line of theirs would
 # cost them the CPU that they run on. A call that fills the pipe waits this long once.
 _QUIET_S = 0.002
@@ -38,31 +43,12 @@ _WORD_S = 0.5  # for the zygote's word on a call that was ended; then we look ou
 _REPORT_S = 5.0  # for the end of one that was ended, or for the word on one that ended by itself
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """How the processes of a call ended, as the zygote measured it.
-
-    Args:
-        status: What `wait(2)` says; `None` when the call was over by its report, before the process ended.
-        why: The limit for which the zygote ended it.
-    """
-
-    status: int | None
-    cpu_ns: int
-    peak_bytes: int
-    why: str | None
-    ooms: int
-    refused_forks: int
-
-
 class Stream:
     """What a child writes to one of its streams, up to the limit."""
 
     def __init__(self, fd: int, limit_bytes: int) -> None:
         self.fd = fd
-        self.limit = limit_bytes
-        self.kept = bytearray()
-        self.dropped_bytes = 0
+        self.kept = Kept(limit_bytes)
         self.open = True
 
     def drain(self) -> None:
@@ -74,20 +60,7 @@ class Stream:
             if not data:
                 self.open = False
                 return
-            room = self.limit - len(self.kept)
-            self.kept += data[:room]
-            self.dropped_bytes += len(data) - min(len(data), room)
-
-    def text(self) -> tuple[str, bool]:
-        """What was kept, and whether bytes that are no UTF-8 had to be replaced."""
-        if self.dropped_bytes:
-            torn = _torn_end(self.kept)
-            self.dropped_bytes += torn
-            del self.kept[len(self.kept) - torn :]
-        try:
-            return self.kept.decode(), False
-        except UnicodeDecodeError:
-            return self.kept.decode("utf-8", "replace"), True
+            self.kept.add(data)
 
 
 class Call:
@@ -103,12 +76,12 @@ class Call:
         self.killed: EndedBy | None = None
         self._request = memoryview(request)
         self._report = bytearray()
-        self._header_limit = _HEADER_BYTES + config.max_artifacts * _HEADER_BYTES_PER_ARTIFACT
-        self._report_limit = wire.LENGTH_BYTES + self._header_limit + config.max_artifact_bytes
+        self._header_limit = header_limit_bytes(config)
+        self._report_limit = report_limit_bytes(config)
         self._channel, self._status = taken.channel, taken.status
         self._out = Stream(taken.out, config.max_output_bytes)
         self._err = Stream(taken.err, config.max_output_bytes)
-        self._flood = max(_FLOOD_FACTOR * config.max_output_bytes, _FLOOD_BYTES)
+        self._flood = flood_bytes(config)
         self._wall_s = wall_s
         self._listening = False
         self._report_bytes = wire.LENGTH_BYTES
@@ -167,7 +140,7 @@ class Call:
                 stream.drain()
                 if not stream.open:
                     self._epoll.unregister(fd)
-                if stream.dropped_bytes > self._flood and not self.killed:
+                if stream.kept.dropped_bytes > self._flood and not self.killed:
                     self.kill(EndedBy.OUTPUT)
         now = time.monotonic()
         if not self._listening and now >= self.began_s + _QUIET_S:
@@ -221,22 +194,14 @@ class Call:
     def result(self, level: IsolationLevel, not_enforced: tuple[str, ...]) -> SandboxResult:
         """What came of the call; it is done."""
         assert self.ending is not None
-        report, blobs = self._understood()
-        stdout, stdout_replaced = self._out.text()
-        stderr, stderr_replaced = self._err.text()
         return conclude(
-            report,
-            blobs,
+            self._report,
             self.ending,
             killed=self.killed,
             config=self.config,
             wall_s=self._wall_s,
-            stdout=stdout,
-            stderr=stderr,
-            stdout_replaced=stdout_replaced,
-            stderr_replaced=stderr_replaced,
-            stdout_dropped_bytes=self._out.dropped_bytes,
-            stderr_dropped_bytes=self._err.dropped_bytes,
+            out=self._out.kept,
+            err=self._err.kept,
             duration_ms=(self.ended_s - self.began_s) * 1000,
             isolation=level,
             not_enforced=not_enforced,
@@ -285,7 +250,7 @@ class Call:
         """
         if len(self._report) < self._report_bytes:
             return
-        said, _ = self._understood()
+        said, _ = understood(self._report, self.config)
         if not said:
             self._report_bytes = self._expected_bytes()
             return
@@ -365,32 +330,14 @@ class Call:
             for _ in range(64):
                 if not stream.open:
                     break
-                before = len(stream.kept) + stream.dropped_bytes
+                before = stream.kept.total_bytes
                 stream.drain()
-                if len(stream.kept) + stream.dropped_bytes == before:
+                if stream.kept.total_bytes == before:
                     break
         before = -1
         while before != len(self._report) < self._report_limit:
             before = len(self._report)
             self._receive()
-
-    def _understood(self) -> tuple[Message, list[bytes]]:
-        """The code's report on itself, with only what we know how to read; empty if it makes no sense."""
-        try:
-            size = int.from_bytes(self._report[: wire.LENGTH_BYTES], "little")
-            rest = self._report[wire.LENGTH_BYTES :]
-            if not 0 < size <= min(self._header_limit, len(rest)):
-                return {}, []
-            said = json.loads(rest[:size])
-            blobs, at = [], size
-            for _, length in said["artifacts"]:
-                if not isinstance(length, int) or not 0 <= length <= len(rest) - at:
-                    return {}, []
-                blobs.append(bytes(rest[at : at + length]))
-                at += length
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return {}, []
-        return said, blobs
 
 
 def measure(pid: int, pidfd: int, base_ns: int, *, alone: bool) -> Ending | None:
@@ -453,46 +400,3 @@ def has_ended(pidfd: int, within_s: float = 0.0) -> bool:
 def _number(said: object) -> int:
     """A session's init repeats some numbers that its code may have made up."""
     return said if isinstance(said, int) and 0 <= said < 2**63 else 0
-
-
-def _torn_end(data: bytearray) -> int:
-    """How many bytes at the end are the start of a character that the limit cut in two."""
-    for back in range(1, min(4, len(data)) + 1):
-        byte = data[-back]
-        if byte & 0xC0 == 0xC0:
-            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return back if length > back else 0
-        if byte < 0x80:
-            break
-    return 0
-
-
-def conclude(
-    report: Message,
-    blobs: list[bytes],
-    ending: Ending,
-    *,
-    killed: EndedBy | None,
-    config: SandboxConfig,
-    wall_s: float,
-    **measured: Any,
-) -> SandboxResult:
-    """Decide how a call ended, from what was measured; only then from what the code says of itself."""
-    from sandbox.linux.outcome import artifacts, decide, exception_of, sentence, value_of
-
-    ended_by, return_code = decide(report, ending, killed)
-    found, left_out = artifacts(report, blobs, config)
-    exception = exception_of(report)
-    return SandboxResult(
-        success=ended_by is EndedBy.EXIT and return_code == 0,
-        ended_by=ended_by,
-        return_code=return_code,
-        error=sentence(ended_by, return_code, config, wall_s, exception),
-        value=value_of(report),
-        exception=exception,
-        artifacts=found,
-        artifacts_left_out=left_out,
-        cpu_ms=ending.cpu_ns / 1e6,
-        peak_memory_bytes=ending.peak_bytes,
-        **measured,
-    )

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxDied
 from sandbox.linux import wire
-from sandbox.linux.call import Call, Ending, hear, measure
+from sandbox.linux.call import Call, hear, measure
 from sandbox.linux.handle import Taken
 from sandbox.linux.sessions import Session
+from sandbox.outcome import Ending
 from sandbox.types import EndedBy, SandboxConfig
 
 if TYPE_CHECKING:

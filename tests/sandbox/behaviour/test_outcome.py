@@ -15,9 +15,9 @@ import pytest
 
 from sandbox import EndedBy, SandboxConfig, SandboxResult
 from sandbox.linux import knobs, wire
-from sandbox.linux.call import Call, Ending
+from sandbox.linux.call import Call
 from sandbox.linux.handle import Taken
-from sandbox.linux.outcome import artifacts, decide, exception_of, media_type, sentence, value_of
+from sandbox.outcome import Ending, artifacts, decide, exception_of, media_type, sentence, value_of
 from sandbox.types import IsolationLevel
 
 KILLED, SEGV, XCPU = int(signal.SIGKILL), int(signal.SIGSEGV), int(signal.SIGXCPU)
