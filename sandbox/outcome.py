@@ -22,7 +22,10 @@ _HEADER_BYTES = 256 * 1024  # of a report: its texts are bounded far below this,
 _HEADER_BYTES_PER_ARTIFACT = 16 * 1024  # two names of 512 characters, each 12 bytes as JSON escapes it
 _FLOOD_FACTOR, _FLOOD_BYTES = 16, 16 * 1024**2
 _SIGKILL, _SIGXCPU = 9, 24
-_SIGNALS = ["HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS"]
+_SIGNALS = (  # from 1
+    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN "
+    "TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
+)
 _MAX_NAME_CHARS = 512
 _ENCODED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 _MAX_TEXT_CHARS = 600
@@ -313,4 +316,5 @@ def _text(said: object, max_chars: int = _MAX_TEXT_CHARS) -> str:
 
 
 def _signal_name(number: int) -> str:
-    return f"SIG{_SIGNALS[number - 1]}" if 1 <= number <= len(_SIGNALS) else "unknown"
+    names = _SIGNALS.split()
+    return f"SIG{names[number - 1]}" if 1 <= number <= len(names) else "unknown"
