@@ -1,0 +1,1 @@
+"""What runs inside a container. Nothing here is imported by the server; `sandbox.docker.bundle` ships it."""
