@@ -87,8 +87,7 @@ def bound(limits: dict[str, int], *, processes: int | None, cgroup: bool) -> Non
     if limits["cpu_s"]:
         limit(resource.RLIMIT_CPU, limits["cpu_s"] + _CPU_GRACE_S)
     if not cgroup:
-        with open("/proc/self/statm", "rb") as file:
-            mapped = int(file.read().split()[0]) * resource.getpagesize()
+        mapped = int(_read("/proc/self/statm").split()[0]) * resource.getpagesize()
         limit(resource.RLIMIT_AS, mapped + limits["memory_bytes"])
 
 
@@ -106,11 +105,20 @@ def leave_with_parent() -> None:
     os.setsid()
 
 
+def _read(path: str) -> bytes:
+    """A small file, without the objects of `open`: they cost each child a fifth of a millisecond."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 16 * 1024)  # 340 lines of a map, at most
+    finally:
+        os.close(fd)
+
+
 def unused_id() -> int:
     """A user and group that own nothing, another for each process; inside a container one that it has."""
     wanted = FIRST_UNUSED_ID + os.getpid()
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        ranges = [(int(first), int(count)) for first, _, count in (line.split() for line in file)]
+    lines = _read("/proc/self/uid_map").splitlines()
+    ranges = [(int(first), int(count)) for first, _, count in map(bytes.split, lines)]
     if any(first <= wanted < first + count for first, count in ranges):
         return wanted
     first, count = max(ranges, key=lambda each: each[1])
