@@ -56,7 +56,8 @@ _CREATE_MODES = {"open": 2, "openat": 3, "creat": 1, "mkdir": 1, "mkdirat": 2}
 _SET_IDS = 0o6000
 _WITH_OWN_SESSIONS = "sched_setaffinity setpriority"
 _WITH_OWN_SESSIONS_AND_FORK = "setsid setpgid"
-_WITH_OTHERS = "pidfd_open pidfd_send_signal"
+_WITH_OTHERS = "pidfd_open"
+_WITH_ANY_OTHERS = "pidfd_send_signal"  # it does not say whom, and takes a folder of /proc as well
 _SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo"
 
 # ENOSYS although we know it: its flags are in memory, beyond a filter, and libc falls back to clone.
@@ -156,6 +157,7 @@ def build(
     metadata: bool,
     own_sessions: bool,
     signal_only_pid: int | None = None,
+    protected_pids: tuple[int, ...] = (),
 ) -> bytes:
     """The filter as packed `struct sock_filter`s.
 
@@ -170,23 +172,27 @@ def build(
         signal_only_pid: The only process it may signal, where nothing else keeps its signals from strangers.
             With `PID_TO_COME`, `for_pid` fills in the pid later, which is a hundred times faster than
             building again.
+        protected_pids: Processes of the same user and pid namespace that it may not signal, neither alone nor
+            with their groups, nor schedule. They must have one thread, and lead the group that they are in.
     """
     number_of = syscalls.numbers(machine)
-    alone = signal_only_pid is None
+    alone = signal_only_pid is None and not protected_pids
     allowed = _ALLOWED.split()
     allowed += _WITH_FORK.split() if fork else ()
     allowed += _WITH_NETWORK.split() if network else ()
     allowed += _WITH_METADATA.split() if metadata else ()
-    allowed += _WITH_OWN_SESSIONS.split() if own_sessions else ()
+    allowed += _WITH_OWN_SESSIONS.split() if own_sessions and not protected_pids else ()
     allowed += _WITH_OWN_SESSIONS_AND_FORK.split() if own_sessions and fork else ()
-    allowed += (*_WITH_OTHERS.split(), *_SIGNALS.split()) if alone else ()
+    allowed += _WITH_OTHERS.split() if signal_only_pid is None else ()
+    allowed += (*_WITH_ANY_OTHERS.split(), *_SIGNALS.split()) if alone else ()
 
     rules = _rules(
         fork=fork,
         network=network,
         metadata=metadata,
-        own_sessions=own_sessions,
+        own_sessions=own_sessions and not protected_pids,
         signal_only_pid=signal_only_pid,
+        protected_pids=protected_pids,
     )
     leaves = dict.fromkeys(number_of.values(), _leaf(_DENY))
     for names, leaf in (
@@ -226,7 +232,13 @@ def install(program: bytes) -> None:
 
 
 def _rules(
-    *, fork: bool, network: bool, metadata: bool, own_sessions: bool, signal_only_pid: int | None
+    *,
+    fork: bool,
+    network: bool,
+    metadata: bool,
+    own_sessions: bool,
+    signal_only_pid: int | None,
+    protected_pids: tuple[int, ...],
 ) -> Iterable[tuple[str, _Rule]]:
     """Calls whose arguments decide."""
     flags = _no_bit(0, _CLONE_DENIED)
@@ -261,6 +273,12 @@ def _rules(
         for name in _SIGNALS.split():
             also = own_group if name == "kill" else ()
             yield name, ((_one_of(0, (*also, signal_only_pid)),),)
+    elif protected_pids:
+        everybody = 0xFFFFFFFF  # -1
+        groups = tuple(2**32 - pid for pid in protected_pids)
+        for name in _SIGNALS.split():
+            also = (everybody, *groups) if name == "kill" else ()
+            yield name, ((_none_of(0, (*protected_pids, *also)),),)
     if not own_sessions:
         this_thread = 0
         yield "sched_setaffinity", ((_one_of(0, (this_thread,)),),)

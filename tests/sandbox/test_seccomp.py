@@ -319,6 +319,21 @@ ARGUMENTS: Sequence[tuple[Mapping[str, object], str, Arguments, Arguments]] = [
         ({"signal_only_pid": PID}, name, [(PID, PID)], [(pid, PID) for pid in (0, *OTHER_PIDS)])
         for name in ("tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
     ),
+    (
+        {"protected_pids": (1, PID)},
+        "kill",
+        [(0,), (PID + 1,), (-PID - 1,), (-2,)],
+        [(pid,) for pid in (1, PID, -1, -PID, HIGH | PID)],
+    ),
+    *(
+        ({"protected_pids": (1, PID)}, name, [(PID + 1, PID)], [(1, 1), (PID, PID), (HIGH | PID, PID)])
+        for name in ("tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
+    ),
+    ({"protected_pids": (PID,)}, "pidfd_send_signal", [], [(3, 9)]),
+    ({"protected_pids": (PID,)}, "pidfd_open", [(PID,)], []),
+    ({"protected_pids": (PID,)}, "setsid", [()], []),
+    ({"protected_pids": (PID,)}, "sched_setaffinity", [(0,)], [(PID,)]),
+    ({"protected_pids": (PID,)}, "setpriority", [(0, 0)], [(0, PID), (1, PID), (2, 1000)]),
     ({"own_sessions": False}, "sched_setaffinity", [(0,)], [(pid,) for pid in (PID, *OTHER_PIDS)]),
     ({"own_sessions": False}, "setpriority", [(0, 0)], [(0, PID), (0, 1), (0, -1), (1, 0), (2, 0)]),
 ]
