@@ -15,6 +15,7 @@ from __future__ import annotations
 TYPE_CHECKING = False  # not from typing, which would cost every zygote milliseconds; checkers know the name
 if TYPE_CHECKING:
     from sandbox.base import Sandbox
+    from sandbox.docker.backend import DockerSandbox
     from sandbox.errors import (
         Missing,
         SandboxBusy,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artifact",
+    "DockerSandbox",
     "EndedBy",
     "IsolationLevel",
     "Missing",
@@ -48,6 +50,7 @@ __all__ = [
 _HOME = {
     "Sandbox": "sandbox.base",
     "PythonSandbox": "sandbox.linux.backend",
+    "DockerSandbox": "sandbox.docker.backend",
     **dict.fromkeys(("Artifact", "EndedBy", "IsolationLevel", "Mount"), "sandbox.types"),
     **dict.fromkeys(("SandboxConfig", "SandboxResult"), "sandbox.types"),
 }

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sandbox.environment import environment
 from sandbox.errors import SandboxConfigError
 from sandbox.linux.walls import WORK
 from sandbox.types import Mount, SandboxConfig
@@ -113,32 +114,10 @@ def plan(config: SandboxConfig) -> Plan:
     return Plan(
         python=python,
         site_packages=site_packages,
-        environment=environment(config),
+        environment={"PATH": _PATH, **environment(config)},
         folders=tuple(folders),
         config=config,
     )
-
-
-def environment(config: SandboxConfig) -> dict[str, str]:
-    """The variables of the code: ours, then the owner's, and nothing of the server's own.
-
-    Numeric libraries are told to use one thread: a process that has threads cannot be forked well, and each
-    thread counts as a process of the call.
-    """
-    return {
-        "HOME": "/tmp",  # noqa: S108 - inside the sandbox
-        "TMPDIR": "/tmp",  # noqa: S108
-        "PATH": _PATH,
-        "LANG": "C.UTF-8",
-        "TZ": "UTC",
-        "MPLBACKEND": "agg",
-        "MPLCONFIGDIR": "/var/cache/sandbox",
-        **dict.fromkeys(
-            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
-        ),
-        "MALLOC_ARENA_MAX": "2",
-        **config.environment,
-    }
 
 
 def _packages(path: str | None) -> tuple[str, tuple[str, ...]]:

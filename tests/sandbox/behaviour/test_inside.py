@@ -48,7 +48,7 @@ def test_variables_are_those_that_are_listed_and_no_other(
     found = value(box, "import os\ndict(os.environ)")
     assert SECRET not in found
     assert environment.items() <= found.items()
-    own = {"SANDBOX_OUT", *spec.environment(spec.SandboxConfig())}
+    own = {"SANDBOX_OUT", "PATH", *spec.environment(spec.SandboxConfig())}
     assert set(found) == own | set(environment)
     assert (found["HOME"], found["TMPDIR"], found["SANDBOX_OUT"]) == ("/tmp", "/tmp", "/tmp/out")
     raw = value(box, "open('/proc/self/environ').read().split('\\0')")
