@@ -10,6 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+pytest_plugins = ["tests.docker_engine"]
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.toml")
 
 
