@@ -69,6 +69,10 @@ def _run(arguments: argparse.Namespace) -> int:
             from mcp_tools.cli.call import call
 
             return call(arguments)
+        case "doctor":
+            from mcp_tools.cli.doctor import doctor
+
+            return doctor(arguments)
         case _:
             from mcp_tools.cli.listing import list_tools
 
@@ -124,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_call(commands)
     _add_list(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -134,31 +139,35 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Serve the tools over MCP: on stdin and stdout, or over HTTP.",
         allow_abbrev=False,
     )
-    how = serve.add_mutually_exclusive_group()
+    _add_listener(serve)
+    _add_settings(serve)
+
+
+def _add_listener(command: argparse.ArgumentParser) -> None:
+    how = command.add_mutually_exclusive_group()
     how.add_argument("--transport", choices=("stdio", "sse", "http"), help="stdio is the default")
     how.add_argument(
         "--stdio", dest="transport", action="store_const", const="stdio", help="--transport stdio"
     )
-    serve.add_argument("--host", help="where to listen (default 127.0.0.1); others need a token")
-    serve.add_argument("--port", help="where to listen (default 8000); 0 takes any free one")
-    serve.add_argument(
+    command.add_argument("--host", help="where to listen (default 127.0.0.1); others need a token")
+    command.add_argument("--port", help="where to listen (default 8000); 0 takes any free one")
+    command.add_argument(
         "--token-file", metavar="FILE", help="`name:token` lines; MCP_TOOLS_TOKEN gives one too"
     )
-    serve.add_argument(
+    command.add_argument(
         "--allowed-host",
         dest="allowed_hosts",
         action="append",
         metavar="NAME",
         help="a Host to answer; repeatable",
     )
-    serve.add_argument(
+    command.add_argument(
         "--allowed-origin",
         dest="allowed_origins",
         action="append",
         metavar="URL",
         help="a web origin to answer; repeatable",
     )
-    _add_settings(serve)
 
 
 def _add_call(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -195,6 +204,22 @@ def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     listing.add_argument("--format", choices=("table", "json", "anthropic", "openai"), default="table")
     listing.add_argument("--tag", help="only tools that carry it")
     _add_settings(listing)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what works here, what does not, and what to change",
+        description="Look at the sandbox, Docker, settings, folders, clients and versions. Exit codes: 0 "
+        "what is configured holds here, 1 it does not, 2 usage.",
+        allow_abbrev=False,
+    )
+    doctor.add_argument("--json", dest="as_json", action="store_true", help="for programs")
+    doctor.add_argument(
+        "--attack", action="store_true", help="also attack the sandbox and report breaches; takes a minute"
+    )
+    _add_listener(doctor)
+    _add_settings(doctor)
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
