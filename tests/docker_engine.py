@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sandbox.docker.engine import Engine as EngineConnection
 from sandbox.docker.host_python import archive_host_python
 from sandbox.docker.image import import_from_host
-from tests.own_engine import NoEngine, OwnEngine, answers
+from tests.own_engine import PING_S, NoEngine, OwnEngine, answers
 
 if TYPE_CHECKING:
     import docker
@@ -84,13 +85,18 @@ def docker_image_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def docker_image(docker_engine: Engine) -> Iterator[str]:
     """The name of an image with this interpreter and its standard library in `docker_engine`."""
     name = f"mcp-tools-test:{os.getpid()}"
-    client = docker_engine.client()
+    connection = connect(docker_engine.address)
     try:
-        import_from_host(client, name)
+        import_from_host(connection, name)
         yield name
-        client.images.remove(name, force=True)
+        connection.ask("remove_image", name, force=True)
     finally:
-        client.close()
+        connection.close()
+
+
+def connect(address: str) -> EngineConnection:
+    """Our own connection to an engine, for the test to close."""
+    return EngineConnection(address, ping_s=PING_S, answer_s=CLIENT_S)
 
 
 def _answers(engine: Engine) -> bool:

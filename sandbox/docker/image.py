@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from sandbox.docker.host_python import archive_host_python
-from sandbox.errors import Missing, SandboxConfigError, SandboxUnavailable
+from sandbox.errors import Missing, SandboxConfigError, SandboxError, SandboxUnavailable
 
 if TYPE_CHECKING:
-    import docker
+    from sandbox.docker.engine import Engine
 
 OnProgress = Callable[[str], None]
 MINIMUM_PYTHON = (3, 11)
@@ -33,7 +33,12 @@ CHECK_S = 60
 # Not the label that marks containers: those inherit the labels of their image.
 LABELS = {"mcp-tools.image": "1"}
 _NEWER = "Take a base image with Python 3.11 or newer as python3, and with pip."
-_START_IT = "Start the engine, or name another one; `docker version` shows whether it answers."
+_READ_IT = "If that does not say enough, the engine's log does."
+_CHECK_NAMES = (
+    "Check the names of the base and the packages, and the engine's way to their registries; "
+    "`--from-host` needs none for the base."
+)
+_BUILD_IT = "Build or pull the image first, or check its name."
 _ENDED = ("Pull complete", "Download complete", "Already exists")
 _SPEC = re.compile(r"[A-Za-z0-9][^\r\n\0]*")
 _ARCHIVES = (".whl", ".tar.gz", ".zip")
@@ -68,7 +73,7 @@ class ImageFacts:
 
 
 def import_from_host(
-    client: docker.DockerClient,
+    engine: Engine,
     name: str,
     *,
     packages: Sequence[str] = (),
@@ -79,7 +84,7 @@ def import_from_host(
     """Make an image from this host's Python and import it. Only on Linux; needs no registry.
 
     Args:
-        client: Of an engine with this host's architecture.
+        engine: One with this host's architecture; its limit for an answer holds for the import.
         name: `repository:tag`; an image that has it loses it.
         packages: What `pip install` takes: requirements, or files of packages.
         requirements: Files of requirements.
@@ -91,7 +96,7 @@ def import_from_host(
     """
     repository, tag = _split(name)
     _check_packages(packages, requirements)
-    _check_architecture(client)
+    _check_architecture(engine)
     tell = on_progress or _nobody
     with tempfile.TemporaryDirectory(prefix="mcp-tools-image-") as folder:
         path = Path(folder, "image.tar")
@@ -112,12 +117,12 @@ def import_from_host(
             f"LABEL {labels}",
         ]
         with _engine_errors("importing the image"):
-            client.api.import_image(src=str(path), repository=repository, tag=tag, changes=changes)
-            client.images.get(name)
+            engine.ask("import_image", src=str(path), repository=repository, tag=tag, changes=changes)
+            engine.ask("inspect_image", name)
 
 
 def build(
-    client: docker.DockerClient,
+    engine: Engine,
     name: str,
     *,
     base: str = DEFAULT_BASE,
@@ -131,7 +136,7 @@ def build(
     Args:
         base: Has Python 3.11 or newer as `python3`, with pip if there are packages.
         pull: Ask the registry for a newer `base` also when there is one.
-        client, name, packages, requirements, on_progress: As for `import_from_host`.
+        engine, name, packages, requirements, on_progress: As for `import_from_host`.
     Raises:
         SandboxConfigError: An argument makes no sense.
         SandboxUnavailable: The engine could not build it; the text ends with what it said.
@@ -143,7 +148,8 @@ def build(
     tell = on_progress or _nobody
     context = build_context(base, packages, requirements)
     with _engine_errors(f"building {name}"):
-        steps = client.api.build(
+        steps = engine.ask(
+            "build",
             fileobj=context,
             custom_context=True,
             tag=name,
@@ -152,7 +158,6 @@ def build(
             rm=True,
             forcerm=True,
             decode=True,
-            timeout=None,
         )
         said: list[str] = []
         for step in steps:
@@ -160,7 +165,9 @@ def build(
                 tell(line)
                 said = [*said, line][-5:]
             if "error" in step:
-                _fail(f"building {name}", " / ".join([*said, _text(step["error"])]))
+                reason = " / ".join([*said, _text(step["error"])])
+                no_pip = "No module named pip" in reason or "executable file not found" in reason
+                _fail(f"building {name}", reason, _NEWER if no_pip else _CHECK_NAMES)
 
 
 def build_context(base: str, packages: Sequence[str], requirements: Sequence[str]) -> BinaryIO:
@@ -203,44 +210,47 @@ def build_context(base: str, packages: Sequence[str], requirements: Sequence[str
     return context
 
 
-def check(client: docker.DockerClient, name: str) -> ImageFacts:
+def check(engine: Engine, name: str) -> ImageFacts:
     """Run the image's Python with the walls that the sandbox gives it, and ask what it is.
 
     Raises:
         SandboxUnavailable: It does not run, or it cannot be used; says why.
     """
     with _engine_errors(f"running {name}"):
-        container = client.containers.create(
+        size = int(engine.ask("inspect_image", name).get("Size", 0))
+        container = engine.ask(
+            "create_container",
             name,
             command=["-I", "-c", _CHECK],
             entrypoint=["python3"],
             user="1000:1000",
-            network_mode="none",
-            read_only=True,
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
-            tmpfs={"/tmp": "size=16m,noexec,nosuid,nodev"},  # noqa: S108 - of the container
-            mem_limit="256m",
-            pids_limit=32,
-            init=True,
-            working_dir="/tmp",  # noqa: S108
-        )
+            working_dir="/tmp",  # noqa: S108 - of the container
+            host_config=engine.host_config(
+                network_mode="none",
+                read_only=True,
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+                tmpfs={"/tmp": "size=16m,noexec,nosuid,nodev"},  # noqa: S108
+                mem_limit="256m",
+                pids_limit=32,
+                init=True,
+            ),
+        )["Id"]
         try:
-            container.start()
-            ended = container.wait(timeout=CHECK_S)
-            out = container.logs(stdout=True, stderr=False, tail=1)
-            problem = container.logs(stdout=False, stderr=True, tail=5)
-            size = client.images.get(name).attrs.get("Size", 0)
+            engine.ask("start", container)
+            ended = engine.ask("wait", container, timeout=CHECK_S)
+            out = engine.ask("logs", container, stdout=True, stderr=False, tail=1)
+            problem = engine.ask("logs", container, stdout=False, stderr=True, tail=5)
         finally:
-            container.remove(force=True, v=True)
+            engine.remove(container)
     step = f"running {name}"
     if ended["StatusCode"] != 0:
-        _fail(step, _text(problem) or f"its Python ended with {ended['StatusCode']}")
+        _fail(step, _text(problem) or f"its Python ended with {ended['StatusCode']}", _NEWER)
     try:
         facts = json.loads(out)
         version = tuple(int(number) for number in facts["python"])
     except (ValueError, KeyError, TypeError):
-        _fail(step, f"its Python said {out[:200]!r}")
+        _fail(step, f"its Python said {out[:200]!r}", _NEWER)
     if version < MINIMUM_PYTHON:
         _fail(step, f"its python3 is {'.'.join(map(str, version))}", _NEWER)
     return ImageFacts(
@@ -273,7 +283,8 @@ def _split(name: str) -> tuple[str, str]:
 def _check_packages(packages: Sequence[str], requirements: Sequence[str]) -> None:
     for spec in packages:
         # A leading dash would be an option of pip's, which may run anything.
-        if not _SPEC.fullmatch(spec) and not _is_file(spec):
+        is_missing_file = spec.endswith(_ARCHIVES) and "://" not in spec
+        if (is_missing_file or not _SPEC.fullmatch(spec)) and not _is_file(spec):
             raise SandboxConfigError("packages", f"is no requirement and no file of a package: {spec!r}")
     for path in requirements:
         if not os.path.isfile(path):
@@ -284,9 +295,9 @@ def _is_file(spec: str) -> bool:
     return spec.endswith(_ARCHIVES) and os.path.isfile(spec)
 
 
-def _check_architecture(client: docker.DockerClient) -> None:
+def _check_architecture(engine: Engine) -> None:
     with _engine_errors("asking the engine what it is"):
-        info = client.info()
+        info = engine.ask("info")
     system, machine = str(info.get("OSType")), str(info.get("Architecture"))
     if system != "linux" or machine != platform.machine():
         _fail(
@@ -298,21 +309,20 @@ def _check_architecture(client: docker.DockerClient) -> None:
 
 @contextlib.contextmanager
 def _engine_errors(step: str) -> Iterator[None]:
-    """What the SDK, HTTP and sockets raise, as one error that names the step."""
-    import docker.errors
-    import requests.exceptions
+    """What the engine said, or what broke while it was still answering, as an error that names the step."""
+    from sandbox.docker.engine import EngineFault
 
     try:
         yield
-    except docker.errors.ImageNotFound as error:
-        _fail(step, _text(error.explanation or error), "Build or pull the image first.")
-    except docker.errors.DockerException as error:
-        _fail(step, _text(getattr(error, "explanation", None) or error))
-    except (requests.exceptions.RequestException, OSError) as error:
-        _fail(step, _text(error), _START_IT)
+    except SandboxError:
+        raise
+    except EngineFault as fault:
+        _fail(step, _text(fault), _BUILD_IT if fault.status == 404 else _READ_IT)
+    except Exception as error:  # of the SDK, HTTP or the socket, while the answer was read
+        _fail(step, _text(error) or type(error).__name__, _READ_IT)
 
 
-def _fail(step: str, reason: str, remedy: str = "The engine's log tells more.") -> NoReturn:
+def _fail(step: str, reason: str, remedy: str) -> NoReturn:
     missing = Missing(level="L3", step=step, reason=reason, remedy=remedy)
     raise SandboxUnavailable("there is no such image to use", (missing,)) from None
 
