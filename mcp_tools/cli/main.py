@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from mcp_tools import __version__
+from mcp_tools.cli import sandbox as sandbox_command
 from mcp_tools.cli.exits import FAILED, INTERRUPTED, USAGE
 from mcp_tools.errors import ConfigError, RegistrationError
 
@@ -73,6 +74,10 @@ def _run(arguments: argparse.Namespace) -> int:
             from mcp_tools.cli.doctor import doctor
 
             return doctor(arguments)
+        case "sandbox":
+            from mcp_tools.cli.sandbox import sandbox
+
+            return sandbox(arguments)
         case _:
             from mcp_tools.cli.listing import list_tools
 
@@ -128,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_call(commands)
     _add_list(commands)
+    sandbox_command.add_parser(commands)
     _add_doctor(commands)
     return parser
 
