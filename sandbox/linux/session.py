@@ -85,6 +85,7 @@ class Init:
             for sock in (self.channel, self.words, self.commands, self.gate):
                 sock.close()
             os.close(self.processes)
+            self._wall_in()
             live(self.calls, self.caller_end, self.template_end, self.gate_end)
         for sock in (self.calls, self.caller_end, self.template_end, self.gate_end):
             sock.close()
@@ -113,6 +114,9 @@ class Init:
                 os._exit(BROKEN)  # something goes on between calls, where no limit would end it
         os._exit(0)
 
+    def _wall_in(self) -> None:
+        """What the first process that runs code does before it; here init itself is inside the walls."""
+
     def _wait(self, seconds: float) -> set[int]:
         """Which of caller's end, its words and the server's there is, within `seconds`."""
         poll = select.poll()
@@ -134,15 +138,13 @@ class Init:
         """Watch a call; if it does not come through, say how it ended and go back to the state before."""
         os.kill(self.caller, signal.SIGCONT)
         how = self._watch(number, deadline)
-        if how == "done":  # its state is the session's now
-            self.finished = number
-            self.template = self.caller
-            self._freeze_with_next_caller()
+        if how == "done":
+            self._came_through(number)
             return
         ending: Message = {
             "call": number,
             "cpu_ns": max(_cpu_ns(self.caller) - self.begin_ns, 0),
-            "peak_bytes": _peak_bytes(self.caller),
+            "peak_bytes": peak_bytes(self.caller),
             "why": how if how in {"time", "cpu"} else None,
             "status": _status(self.caller) if how == "gone" else int(signal.SIGKILL),
         }
@@ -151,6 +153,12 @@ class Init:
         if ending["status"] is None:
             ending["status"] = _whole(word.get("status"), int(signal.SIGKILL))
         wire.send(self.channel, ending)
+
+    def _came_through(self, number: int) -> None:
+        """Its state is the session's now; whoever made the call knows by its report."""
+        self.finished = number
+        self.template = self.caller
+        self._freeze_with_next_caller()
 
     def _back(self) -> Message:
         """The caller is lost: end everything but the template, and have that fork another one."""
@@ -252,7 +260,7 @@ class Init:
             for pidfd in others.values():
                 select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
                 os.close(pidfd)
-        _reap_ended()
+        reap_ended()
 
     def _members(self, spared: set[int]) -> dict[int, int]:
         """Living processes and their descriptors: all of the pid namespace, or of our process session."""
@@ -330,7 +338,7 @@ def _fork(words: socket.socket, commands: socket.socket) -> int:
             wire.send(words, {"full": True})
             if wire.receive(commands)[0] is None:
                 os._exit(0)
-            _reap_ended()
+            reap_ended()
             continue
         if pid == 0 and module is not None and state is not None:
             try:
@@ -340,7 +348,7 @@ def _fork(words: socket.socket, commands: socket.socket) -> int:
         return pid
 
 
-def _reap_ended() -> None:
+def reap_ended() -> None:
     """Let go of what init ended: until then the kernel counts it."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -400,7 +408,8 @@ def _cpu_ns(pid: int) -> int:
     return own + (sum(map(int, fields[13:15])) * memory.TICK_NS if fields else 0)
 
 
-def _peak_bytes(pid: int) -> int:
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process had at one time; 0 if that cannot be read."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             for line in file:
