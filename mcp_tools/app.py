@@ -168,6 +168,10 @@ def _python_options(settings: Settings) -> PythonOptions:
         working_dir=settings.roots[0] if settings.python_workspace else None,
         minimum_level=settings.python_minimum_level,
         pool_size=settings.python_pool_size,
+        backend=settings.python_backend,
+        image=settings.python_image,
+        runtime=settings.python_runtime,
+        engine=settings.python_engine,
     )
 
 
@@ -180,8 +184,10 @@ def _about_python(settings: Settings) -> list[str]:
             f"python_workspace: execute_python can change everything in {settings.roots[0]}; rules about "
             "paths do not bind code. It asks before each call, unless a rule allows it."
         )
-    if not sys.platform.startswith("linux"):
-        notices.append("execute_python needs Linux and refuses all calls here; --no-python leaves it out.")
+    if settings.python_backend == "linux" and not sys.platform.startswith("linux"):
+        notices.append(
+            "python_backend is linux, and this is not: execute_python refuses all calls here; use docker."
+        )
     return notices
 
 

@@ -299,3 +299,14 @@ def _add_python(command: argparse.ArgumentParser) -> None:
         help="refuse weaker isolation than this; default L2",
     )
     group.add_argument("--python-pool-size", metavar="N", help="processes that wait for code; default 4")
+    group.add_argument(
+        "--python-backend",
+        choices=("auto", "linux", "docker"),
+        help="what isolates it; auto, the default, takes the strongest that this machine has",
+    )
+    for name, metavar, what in (
+        ("--python-image", "IMAGE", "what its containers are made from; default python:3.11-slim"),
+        ("--python-runtime", "NAME", "what the engine runs them with, such as runsc"),
+        ("--python-engine", "HOST|CONTEXT", "a Docker host or context, if not the one docker would use"),
+    ):
+        group.add_argument(name, metavar=metavar, help=what)

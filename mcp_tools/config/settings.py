@@ -53,6 +53,10 @@ class Settings:
         python_network: Its code has this machine's network.
         python_workspace: Its code can change the first root.
         python_minimum_level: Isolation below this is refused: `L2`, `L3`, `L4` or `L4+`.
+        python_backend: `auto` takes what isolates strongest here; `linux` or `docker` only that.
+        python_image: What its containers are made from, where they are used.
+        python_runtime: What the engine runs them with, such as `runsc`. None: its default.
+        python_engine: A Docker host or context. None: the one that `docker` would use.
         python_pool_size: Processes kept waiting for code, for each principal.
         python_always_confirm: It asks before each call, whatever rules say.
         notices: What a person should know about these settings, in whole sentences.
@@ -83,6 +87,10 @@ class Settings:
     python_network: bool = False
     python_workspace: bool = False
     python_minimum_level: str = "L2"
+    python_backend: str = "auto"
+    python_image: str = "python:3.11-slim"
+    python_runtime: str | None = None
+    python_engine: str | None = None
     python_pool_size: int = 4
     python_always_confirm: bool = False
     notices: tuple[str, ...] = ()
@@ -121,6 +129,10 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "python_network": Setting(parse=flag, from_project="only false"),
     "python_workspace": Setting(parse=flag, from_project="only false"),
     "python_minimum_level": Setting(parse=choice(*LEVELS), from_project="raise"),
+    "python_backend": Setting(parse=choice("auto", "linux", "docker")),
+    "python_image": Setting(parse=text),
+    "python_runtime": Setting(parse=text),
+    "python_engine": Setting(parse=text),
     "python_pool_size": Setting(parse=integer(1, 64), from_project="lower"),
     "python_always_confirm": Setting(parse=flag, from_project="only true"),
 }

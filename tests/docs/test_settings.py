@@ -60,7 +60,7 @@ def test_a_row_says_what_the_code_does(name: str, monkeypatch: pytest.MonkeyPatc
     value |= dict.fromkeys(("python_timeout_s", "python_pool_size"), "1")
     value |= dict.fromkeys(("python_network", "python_workspace", "python_always_confirm"), "true")
     value |= {"python_enabled": "false", "python_max_memory_mb": "100", "python_minimum_level": "L4"}
-    value["python_preload"] = "numpy"
+    value |= {"python_preload": "numpy", "python_backend": "docker"}
     settings = load_settings(environ={named: value.get(name, "/text")})
     assert getattr(settings, name) != DEFAULTS[name]
 

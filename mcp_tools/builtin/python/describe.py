@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from mcp_tools.builtin.python.options import (
+    in_container,
     is_closed,
     packages_folder,
     readable_folders,
@@ -33,7 +34,7 @@ _DIST_INFO = re.compile(
 def description(limits: Limits) -> str:
     """Describe the tool as it is configured: some 1,500 characters, and the names of folders and modules."""
     paragraphs = (
-        f"Run Python {interpreter_version(limits.packages)} code in an isolated sandbox and return what it "
+        f"Run {_language(limits)} code in an isolated sandbox and return what it "
         "prints, the value of its last expression, and pictures.",
         f"{_imports(limits)} {_world(limits)} There is no shell and no other program.",
         "Each open matplotlib figure comes back as a picture by itself, and so do PNG, JPEG, GIF and WebP "
@@ -73,9 +74,16 @@ def installed(packages: str | None) -> list[str]:
     return [f"{name} {found[name]}" for name in ordered]
 
 
+def _language(limits: Limits) -> str:
+    """With its version, where that is known before anything runs: an image brings its own."""
+    return "Python" if in_container(limits) else f"Python {interpreter_version(limits.packages)}"
+
+
 def _imports(limits: Limits) -> str:
-    names = installed(limits.packages)
-    if not names:
+    names, image = installed(limits.packages), in_container(limits)
+    if image is not None:
+        told = f"It can import the standard library and what the image {image} has; nothing can be installed."
+    elif not names:
         told = "It can import the standard library; nothing else is installed, and nothing can be."
     else:
         more = len(names) - MAX_PACKAGES
@@ -90,7 +98,8 @@ def _imports(limits: Limits) -> str:
 def _world(limits: Limits) -> str:
     told = []
     if limits.allow_network:
-        told.append("It has this machine's network.")
+        of_whom = "a container of this machine" if in_container(limits) else "this machine"
+        told.append(f"It has the network of {of_whom}.")
     else:
         told.append("There is no network.")
     writable, readable = writable_folders(limits), readable_folders(limits)

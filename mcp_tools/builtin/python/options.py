@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 EXTRA_S: Final = 5.0
 """The tool's deadline is the sandbox's time limit and this: for the way there and back."""
 
+DEFAULT_IMAGE: Final = "python:3.11-slim"
+"""What containers are made from, unless the owner names another; the sandbox's own default."""
+
 QUEUE_S: Final = 4.0
 """How long a call waits for its turn: within the deadline, or it would end without what it printed."""
 
@@ -31,6 +34,8 @@ class PythonOptions:
 
     Args:
         minimum_level: `L2`, `L3`, `L4` or `L4+`.
+        backend: `auto`, `linux` or `docker`; see `sandbox.select.choose`.
+        image, runtime, engine: Of containers, as `sandbox.DockerSandbox` takes them.
     """
 
     timeout_seconds: float = 30.0
@@ -46,6 +51,10 @@ class PythonOptions:
     preload: tuple[str, ...] = ()
     pool_size: int = 4
     minimum_level: str = "L2"
+    backend: str = "auto"
+    image: str = DEFAULT_IMAGE
+    runtime: str | None = None
+    engine: str | None = None
 
 
 def sandbox_config(limits: Limits) -> SandboxConfig:
@@ -74,6 +83,11 @@ def sandbox_config(limits: Limits) -> SandboxConfig:
         minimum_level=IsolationLevel.parse(limits.minimum_level),
         queue_seconds=QUEUE_S,
     )
+
+
+def in_container(limits: Limits) -> str | None:
+    """Return the image where code surely runs in a container: its packages are not those of this machine."""
+    return limits.image if isinstance(limits, PythonOptions) and limits.backend == "docker" else None
 
 
 def writable_folders(limits: Limits) -> list[tuple[str, str]]:

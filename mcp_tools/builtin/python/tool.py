@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import sys
+import logging
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import anyio
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_tools.builtin.python.options import (
@@ -25,7 +26,10 @@ from mcp_tools.errors import ToolError
 from mcp_tools.types import CallContext, Preview, ToolOutput
 
 if TYPE_CHECKING:
-    from sandbox import PythonSandbox, SandboxConfig, SandboxResult
+    from sandbox import SandboxConfig, SandboxResult
+    from sandbox.base import Sandbox
+
+logger = logging.getLogger(__name__)
 
 _FOR_THE_OWNER: Final = "Only the owner of this server can change that; trying again will not help."
 
@@ -53,7 +57,7 @@ class PythonTool:
         self.limits = limits
         self._always_confirm = always_confirm
         self._lock = threading.Lock()
-        self._sandbox: PythonSandbox | None = None
+        self._sandbox: Sandbox | None = None
         self._is_closed = False
 
     async def run(
@@ -74,7 +78,9 @@ class PythonTool:
         Cancelling ends all its processes.
         """
         given = _decoded(files)
-        sandbox = self._ready()
+        if self._sandbox is None:
+            await context.report_progress(0, None, "starting the sandbox")
+        sandbox = await anyio.to_thread.run_sync(self._ready, abandon_on_cancel=True)
         from sandbox import (
             SandboxBusy,
             SandboxClosed,
@@ -84,8 +90,6 @@ class PythonTool:
             SandboxUnavailable,
         )
 
-        if sandbox.level is None:
-            await context.report_progress(0, None, "starting the sandbox")
         key = None if session is None else _session_key(session, context)
         try:
             result: SandboxResult = await sandbox.execute(
@@ -159,28 +163,38 @@ class PythonTool:
         if sandbox is not None:
             sandbox.close()
 
-    def _ready(self) -> PythonSandbox:
-        if not sys.platform.startswith("linux"):
-            raise ToolError(
-                f"execute_python cannot run here: it isolates code by means of the Linux kernel, and this is "
-                f"{sys.platform}. It runs on Linux, also in a virtual machine or WSL2. {_FOR_THE_OWNER}"
-            )
-        try:
-            from sandbox import PythonSandbox, SandboxConfigError
-        except ImportError as error:
-            raise ToolError(f"execute_python cannot run here: {error}. {_FOR_THE_OWNER}") from error
-
+    def _ready(self) -> Sandbox:
+        """The sandbox, which the first call chooses and starts. Blocks meanwhile."""
         with self._lock:
             if self._is_closed:
                 raise ToolError("nothing was run: the sandbox is closed, this server is ending")
             if self._sandbox is None:
-                try:
-                    self._sandbox = PythonSandbox(sandbox_config(self.limits))
-                except SandboxConfigError as error:
-                    raise ToolError(
-                        f"execute_python is not set up right: {error}. {_FOR_THE_OWNER}"
-                    ) from error
+                self._sandbox = self._start()
             return self._sandbox
+
+    def _start(self) -> Sandbox:
+        try:
+            from sandbox import SandboxConfigError, SandboxError, SandboxUnavailable
+            from sandbox.select import choose
+
+            limits = self.limits
+            of_containers: dict[str, Any] = {}
+            if isinstance(limits, PythonOptions):
+                names = ("backend", "image", "runtime", "engine")
+                of_containers = {name: getattr(limits, name) for name in names}
+            choice = choose(sandbox_config(limits), **of_containers)
+        except ImportError as error:
+            raise ToolError(f"execute_python cannot run here: {error}. {_FOR_THE_OWNER}") from error
+        except SandboxConfigError as error:
+            raise ToolError(f"execute_python is not set up right: {error}. {_FOR_THE_OWNER}") from error
+        except SandboxUnavailable as error:
+            raise ToolError(f"execute_python cannot run here: {error}\n{_FOR_THE_OWNER}") from error
+        except SandboxError as error:
+            raise ToolError(f"the sandbox did not start: {error}. Trying again makes sense") from error
+        logger.info("execute_python runs at %s (%s)", choice.level, choice.backend)
+        for each in choice.missing:
+            logger.info("nothing stronger: %s", each)
+        return choice.sandbox
 
 
 def _session_key(name: str, context: CallContext) -> str:

@@ -259,7 +259,7 @@ async def test_a_listener_without_tokens_is_not_opened_beside_code_with_a_networ
 async def test_where_the_kernel_is_another_the_call_says_so(
     system: ToolSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcp_tools.builtin.python.tool.sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr("sandbox.select.sys", SimpleNamespace(platform="darwin"))
     result = await system.execute("execute_python", {"code": "1"})
     assert result.error_code is ErrorCode.TOOL_ERROR
     assert "Linux" in (result.error or "")
