@@ -30,10 +30,17 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 
 def flags() -> set[str]:
-    every = {
-        flag for parser in commands().values() for action in parser._actions for flag in action.option_strings
-    }
-    return {flag for flag in every if flag.startswith("--")} - {"--help"}
+    return {flag for parser in commands().values() for flag in flags_of(parser)} - {"--help"}
+
+
+def flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Its own, and those of the commands below it."""
+    found = set()
+    for action in parser._actions:
+        found |= {flag for flag in action.option_strings if flag.startswith("--")}
+        if isinstance(action, argparse._SubParsersAction):
+            found |= {flag for below in action.choices.values() for flag in flags_of(below)}
+    return found
 
 
 def test_every_setting_has_a_row_and_every_row_is_a_setting() -> None:
