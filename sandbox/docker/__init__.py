@@ -1,4 +1,4 @@
-"""Runs Python code in containers of Docker or Podman, a fresh one for every call. Imports nothing of mcp_tools.
+"""Runs Python code in containers of Docker or Podman, a fresh one for every call.
 
     from sandbox import DockerSandbox, SandboxConfig
 

@@ -1,0 +1,219 @@
+"""From a `SandboxConfig` to the flags of a container and what its agent is told. Starts nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox.docker import bundle, frames
+from sandbox.environment import environment
+from sandbox.errors import SandboxConfigError
+from sandbox.types import Mount, SandboxConfig
+
+WORK = "/work"
+USER_ID = 1000
+IS_LINUX = sys.platform == "linux"
+HOSTNAME = "sandbox"
+# The agent, its init and a waiting child, measured in a cgroup: 18 MiB at most on the systems we tried.
+AGENT_MEMORY_BYTES = 24 * 1024**2
+SHM_BYTES = 16 * 1024**2  # at most; what a semaphore or a shared block of multiprocessing needs
+_AGENT_OPEN_FILES = 256  # the agent lowers it for the code
+_VOLUME = "size=4k,nr_inodes=2,mode=0555,ro,nosuid,nodev,noexec"
+_O_PATH = getattr(os, "O_PATH", None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """A folder of the host as it was when the sandbox was made.
+
+    Args:
+        fd: Keeps its inode from being given to another; -1 where the system has no such descriptors.
+        identity: Device and inode.
+    """
+
+    fd: int
+    source: str
+    target: str
+    writable: bool
+    identity: tuple[int, int]
+
+    def is_as_it_was(self) -> bool:
+        """Whether its path still leads to it, without any link on the way."""
+        try:
+            found = os.stat(self.source)
+            return (found.st_dev, found.st_ino) == self.identity and os.path.realpath(
+                self.source
+            ) == self.source
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What containers of a sandbox are made from; close the folders with the sandbox."""
+
+    config: SandboxConfig
+    folders: tuple[Folder, ...]
+    user_id: int
+    group_id: int
+
+
+def plan(config: SandboxConfig) -> Plan:
+    """Check what of the configuration a container cannot have, and open the folders.
+
+    Raises:
+        SandboxConfigError: It names packages, or a folder that does not exist.
+    """
+    if config.packages is not None:
+        raise SandboxConfigError(
+            "packages",
+            "come with the image of a container: make one with `mcp-tools sandbox build-image`",
+        )
+    mounts = list(config.mounts)
+    if config.working_dir is not None:
+        mounts.append(Mount(source=config.working_dir, target=WORK, writable=True))
+    folders: list[Folder] = []
+    try:
+        for mount in mounts:
+            folders.append(_opened(mount))
+    except BaseException:
+        close(folders)
+        raise
+    user_id, group_id = _user(folders)
+    return Plan(config=config, folders=tuple(folders), user_id=user_id, group_id=group_id)
+
+
+def close(folders: Sequence[Folder]) -> None:
+    for folder in folders:
+        if folder.fd >= 0:
+            os.close(folder.fd)
+
+
+def _opened(mount: Mount) -> Folder:
+    field = "working_dir" if mount.target == WORK else "mounts"
+    source, fd = os.path.realpath(mount.source), -1
+    try:
+        if not os.path.isdir(source):
+            raise NotADirectoryError(20, "is no folder")
+        if _O_PATH is not None:
+            fd = os.open(source, _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        found = os.stat(source if fd < 0 else fd)
+    except OSError as error:
+        raise SandboxConfigError(field, f"{mount.source!r}: {error.strerror}") from error
+    return Folder(
+        fd=fd,
+        source=source,
+        target=mount.target or source,
+        writable=mount.writable,
+        identity=(found.st_dev, found.st_ino),
+    )
+
+
+def _user(folders: Sequence[Folder]) -> tuple[int, int]:
+    """Who the code is: who may write to the folders that it may write to, and never root.
+
+    Without such folders it is always the same, which belongs to nobody on the host.
+    """
+    writable = [folder for folder in folders if folder.writable]
+    if not writable or not IS_LINUX:  # engines in a virtual machine translate owners
+        return USER_ID, USER_ID
+    if os.getuid() != 0:
+        return os.getuid(), os.getgid() or USER_ID
+    owner = os.stat(writable[-1].source)
+    return owner.st_uid or USER_ID, owner.st_gid or USER_ID
+
+
+def container_options(
+    plan: Plan, *, labels: Mapping[str, str], volumes: Sequence[str], session: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What goes to the SDK's `create_container` (without the image), and to its `create_host_config`."""
+    config = plan.config
+    memory_bytes = config.max_memory_mb * 1024**2 + AGENT_MEMORY_BYTES
+    processes = config.max_processes + (frames.OWN_PROCESSES_OF_SESSION if session else frames.OWN_PROCESSES)
+    owner = f"uid={plan.user_id},gid={plan.group_id}"
+    disk = f"size={config.max_disk_mb}m,nr_inodes={config.max_files},mode=0700,{owner}"
+    container = {
+        "command": [],
+        "entrypoint": bundle.command(),
+        "hostname": HOSTNAME,
+        "user": f"{plan.user_id}:{plan.group_id}",
+        "stdin_open": True,  # the SDK makes it end with the one who is attached
+        "working_dir": "/",
+        "environment": {},
+        "labels": dict(labels),
+        "healthcheck": {"test": ["NONE"]},
+        "use_config_proxy": False,  # proxies come with passwords
+    }
+    host = {
+        "network_mode": "bridge" if config.allow_network else "none",
+        "mem_limit": memory_bytes,
+        "memswap_limit": memory_bytes,
+        "nano_cpus": 10**9,
+        "pids_limit": processes,
+        "read_only": True,
+        "tmpfs": {
+            "/tmp": f"{disk},nosuid,nodev,noexec",  # noqa: S108 - inside the container
+            **dict.fromkeys(volumes, _VOLUME),
+        },
+        "shm_size": min(SHM_BYTES, config.max_disk_mb * 1024**2),
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "init": True,
+        "ipc_mode": "private",
+        "auto_remove": True,
+        "ulimits": [
+            {"Name": "nofile", "Soft": _open_files(config), "Hard": _open_files(config)},
+            {"Name": "core", "Soft": 0, "Hard": 0},
+            {"Name": "memlock", "Soft": 0, "Hard": 0},
+        ],
+        "log_config": {"Type": "none", "Config": {}},
+        "mounts": [
+            {
+                "Type": "bind",
+                "Source": folder.source,
+                "Target": folder.target,
+                "ReadOnly": not folder.writable,
+                "BindOptions": {"Propagation": "rprivate"},
+            }
+            for folder in plan.folders
+        ],
+    }
+    return container, host
+
+
+def _open_files(config: SandboxConfig) -> int:
+    return max(config.max_open_files, _AGENT_OPEN_FILES)
+
+
+def setup(plan: Plan, *, session: bool) -> dict[str, Any]:
+    """What the agent is told first."""
+    config = plan.config
+    return {
+        "setup": {
+            "session": session,
+            "preload": list(config.preload),
+            "network": config.allow_network,
+            "environment": environment(config),
+            "cwd": WORK if config.working_dir is not None else "",
+            "mounts": [
+                # In a virtual machine's view folders have other numbers; see `Folder.is_as_it_was`.
+                [folder.target, folder.writable, *(folder.identity if IS_LINUX else (None, None))]
+                for folder in plan.folders
+            ],
+            "session_idle_s": config.session_idle_seconds,
+            "limits": {
+                "memory_bytes": config.max_memory_mb * 1024**2,
+                "disk_bytes": config.max_disk_mb * 1024**2,
+                "files": config.max_files,
+                "processes": config.max_processes,
+                "open_files": config.max_open_files,
+                "cpu_s": math.ceil(config.max_cpu_seconds or 0),
+                "cpu_ns": int((config.max_cpu_seconds or 0) * 1e9),
+                "output_bytes": config.max_output_bytes,
+            },
+        }
+    }

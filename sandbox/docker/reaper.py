@@ -1,0 +1,118 @@
+"""Whose a container is, and removing those that nobody will miss: ours, and those of servers that ended."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sandbox.docker.engine import Engine
+
+LABEL = "mcp-tools.sandbox"
+INSTANCE = f"{LABEL}.instance"
+OWNER = f"{LABEL}.owner"
+OWNER_START = f"{LABEL}.owner-start"
+HOST = f"{LABEL}.host"
+_LIST_S = 5.0
+
+
+def labels(instance: str) -> dict[str, str]:
+    """What each container of the sandbox `instance` of this process carries."""
+    return {
+        LABEL: "1",
+        INSTANCE: instance,
+        OWNER: str(os.getpid()),
+        OWNER_START: _start_of(os.getpid()) or "",
+        HOST: host(),
+    }
+
+
+def reap(engine: Engine, instance: str, known: Collection[str]) -> list[str]:
+    """Remove containers of servers that are gone, and those of `instance` that it does not know.
+
+    Args:
+        known: Names of containers that are in use, or are being made or ended.
+
+    Returns:
+        The names of those that were removed.
+
+    Raises:
+        EngineFault: The engine does not say what there is.
+    """
+    found = engine.ask("containers", all=True, filters={"label": [f"{LABEL}=1"]}, within_s=_LIST_S)
+    removed = []
+    for each in found if isinstance(found, list) else ():
+        name = str((each.get("Names") or [each.get("Id", "")])[0]).lstrip("/")
+        said = each.get("Labels") or {}
+        if said.get(INSTANCE) == instance:
+            if name in known:
+                continue
+        elif not owner_is_gone(said):
+            continue
+        if engine.remove(str(each.get("Id") or name)):
+            removed.append(name)
+    return removed
+
+
+def owner_is_gone(said: Mapping[str, Any]) -> bool:
+    """Whether the labels name a server that certainly does not run any more.
+
+    Only for one whose processes we would see: same machine, same start of it, same pid namespace.
+    """
+    if said.get(HOST) != host() or not str(said.get(OWNER, "")).isdigit() or not said.get(OWNER_START):
+        return False
+    started = _start_of(int(said[OWNER]))
+    return started is None or started != said[OWNER_START]
+
+
+@functools.cache
+def host() -> str:
+    """This machine since it was started, and who can see its processes by their ids."""
+    if sys.platform == "linux":
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"
+    if sys.platform == "darwin":
+        return _said_by("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid")
+    import uuid
+
+    return f"{uuid.getnode():x}"
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process started, in whatever the system counts; `None` if there is no such process."""
+    if sys.platform == "linux":
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b") ")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        except OSError:
+            return ""
+        return None if fields[0] in {b"Z", b"X"} else fields[19].decode()
+    if sys.platform == "win32":
+        return _windows_start_of(pid)
+    return _said_by("/bin/ps", "-o", "lstart=", "-p", str(pid)) or None
+
+
+def _said_by(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, timeout=5, check=False)  # noqa: S603 - of the system
+    return " ".join(done.stdout.decode("utf-8", "replace").split())
+
+
+def _windows_start_of(pid: int) -> str | None:
+    import ctypes
+
+    kernel = getattr(ctypes, "windll").kernel32  # noqa: B009 - only there
+    handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+    if not handle:
+        return None
+    try:
+        created, *others = (ctypes.c_ulonglong() for _ in range(4))
+        if not kernel.GetProcessTimes(handle, *map(ctypes.byref, (created, *others))):
+            return ""
+        return str(created.value)
+    finally:
+        kernel.CloseHandle(handle)
