@@ -88,6 +88,10 @@ def _maker(subject: Subject, config: SandboxConfig) -> tuple[Callable[[SandboxCo
     return make, f"containers at {choice.level}"
 
 
+def _proves_nothing(finding: Attacked) -> bool:
+    return str(finding.verdict) == "unproven"
+
+
 def _told(found: list[Attacked], where: str) -> list[Finding]:
     counts = Counter(str(each.verdict) for each in found)
     breaches = [each for each in found if str(each.verdict) == "breached"]
@@ -109,6 +113,15 @@ def _told(found: list[Attacked], where: str) -> list[Finding]:
         )
         for each in breaches
     ]
+    if unproven := [f"{each.family}: {each.name} ({each.detail})" for each in found if _proves_nothing(each)]:
+        told.append(
+            Finding(
+                name="not proved",
+                state=State.WARNING,
+                found=mask_secrets("; ".join(unproven)),
+                remedy="These could not be tried here, or do no harm here even without a sandbox.",
+            )
+        )
     return told + [
         Finding(
             name=f"{each.family}: {each.name}",

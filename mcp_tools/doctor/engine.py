@@ -61,9 +61,8 @@ def places(subject: Subject) -> Iterator[Place]:
     runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     for path, why in (
         ("/var/run/docker.sock", "the default socket"),
-        (os.path.join(subject.home, ".docker/run/docker.sock"), "Docker Desktop's socket"),
-        (os.path.join(subject.home, ".docker/desktop/docker.sock"), "Docker Desktop's socket"),
         (os.path.join(runtime, "docker.sock"), "the socket of rootless Docker"),
+        (os.path.join(subject.home, ".docker/run/docker.sock"), "Docker Desktop's socket"),
         (os.path.join(runtime, "podman/podman.sock"), "Podman's socket"),
         ("/run/podman/podman.sock", "Podman's socket"),
     ):
@@ -140,7 +139,7 @@ def docker(subject: Subject) -> Sequence[Finding]:
             )
         ]
     try:
-        engine = Engine(subject.settings.python_engine, answer_s=ANSWER_S)
+        engine = Engine(subject.settings.python_engine, ping_s=ANSWER_S, answer_s=ANSWER_S)
     except SandboxUnavailable as refusal:
         return [_refusal(known[0], each.reason, each.remedy, bad) for each in refusal.missing]
     place = next(

@@ -164,7 +164,7 @@ def _libraries() -> list[str]:
     probe = (
         "import sys, os\n"
         "from mcp_tools.cli.main import main\n"
-        "main(['doctor', '--json', '--no-python'])\n"
+        "main(['doctor', '--json'])\n"
         "import docker.context, docker.utils\n"
         "names = {name.partition('.')[0] for name in sys.modules}\n"
         "found = {getattr(sys.modules.get(name), '__file__', None) for name in names}\n"
