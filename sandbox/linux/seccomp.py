@@ -271,14 +271,14 @@ def _rules(
     if signal_only_pid is not None:
         own_group = (0,)
         for name in _SIGNALS.split():
-            also = own_group if name == "kill" else ()
-            yield name, ((_one_of(0, (*also, signal_only_pid)),),)
+            own = own_group if name == "kill" else ()
+            yield name, ((_one_of(0, (*own, signal_only_pid)),),)
     elif protected_pids:
         everybody = 0xFFFFFFFF  # -1
         groups = tuple(2**32 - pid for pid in protected_pids)
         for name in _SIGNALS.split():
-            also = (everybody, *groups) if name == "kill" else ()
-            yield name, ((_none_of(0, (*protected_pids, *also)),),)
+            many = (everybody, *groups) if name == "kill" else ()
+            yield name, ((_none_of(0, (*protected_pids, *many)),),)
     if not own_sessions:
         this_thread = 0
         yield "sched_setaffinity", ((_one_of(0, (this_thread,)),),)

@@ -40,6 +40,7 @@ _DEFAULTS: Message = {
     "session": False,
     "keep_state": True,
     "session_idle_s": 1800.0,
+    "max_output_bytes": 100_000,
 }
 """What a `setup` frame may leave out.
 
@@ -47,10 +48,11 @@ _DEFAULTS: Message = {
 - `cwd`: where the code starts; `""` is `work` in `folder`.
 - `preload`: names of modules.
 - `environment`: all variables of the code beside `PATH`, `LD_LIBRARY_PATH` and those that name folders.
-- `mounts`: `[path, writable, device, inode]`; the latter two may be null where they cannot be compared.
+- `mounts`: `[path, device, inode, writable]`; an inode of 0 is not compared.
 - `session`: whether calls share their variables; `keep_state`: whether to try to roll back.
-- `limits`, which must be there: `memory_bytes`, `disk_bytes`, `files`, `processes`, `open_files`, `cpu_s`,
-  `cpu_ns` (0: none) and `output_bytes` of each stream.
+- `max_output_bytes`: of each stream.
+- `limits`, which must be there: `memory_bytes`, `disk_bytes`, `files`, `processes`, `open_files`, `cpu_s` and
+  `cpu_ns` (0: none).
 """
 
 
@@ -205,9 +207,9 @@ def _check_mounts(mounts: list[list[object]]) -> None:
     Raises:
         OSError: One is missing, or is another one.
     """
-    for path, _, device, inode in mounts:
+    for path, device, inode, _ in mounts:
         found = os.stat(str(path))
-        if device is not None and (found.st_dev, found.st_ino) != (device, inode):
+        if inode and (found.st_dev, found.st_ino) != (device, inode):
             raise OSError(f"{path}: {walls.ANOTHER_FOLDER}")
 
 

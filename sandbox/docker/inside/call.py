@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sandbox.docker.inside.link import Link, Loop
     from sandbox.linux.wire import Message
 
-_READ_BYTES = 128 * 1024
+_READ_BYTES = 64 * 1024  # also the largest blob that the server gets
 _READS_AT_ONCE = 16  # of one stream before the others get their turn
 _FLOOD_FACTOR, _FLOOD_BYTES = 16, 16 * 1024**2
 

@@ -101,7 +101,10 @@ def _rules(setup: Message, base: str) -> list[tuple[str, int]]:
     wanted = [
         ("/", landlock.EXECUTE),
         (base, landlock.WRITE),
-        *((path, landlock.WRITE if writable else landlock.EXECUTE) for path, writable, *_ in setup["mounts"]),
+        *(
+            (path, landlock.WRITE if writable else landlock.EXECUTE)
+            for path, _, _, writable in setup["mounts"]
+        ),
         *((f"/dev/{name}", landlock.WRITE) for name in _DEVICES),
     ]
     return [(path, access) for path, access in wanted if os.path.exists(path)]

@@ -8,7 +8,7 @@ import time
 
 from sandbox.docker.inside import processes
 from sandbox.docker.inside.call import Call
-from sandbox.linux import memory
+from sandbox.linux import memory, wire
 
 TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ class Worker:
             blobs,
             channel,
             streams,
-            output_bytes=self.limits["output_bytes"],
-            report_bytes=_REPORT_HEADER_BYTES + files * _REPORT_BYTES_PER_FILE + most,
+            output_bytes=self.setup["max_output_bytes"],
+            report_bytes=wire.LENGTH_BYTES + _REPORT_HEADER_BYTES + files * _REPORT_BYTES_PER_FILE + most,
         )
 
     def say_ready(self) -> None:
