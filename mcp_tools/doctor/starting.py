@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, Final
 
@@ -87,9 +88,9 @@ def start(
     timer.start()
     line = b""
     try:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it may have said why and gone, before it was asked
             _write(process, _HELLO)
-            line = process.stdout.readline(MAX_LINE_BYTES) if process.stdout else b""
+        line = process.stdout.readline(MAX_LINE_BYTES) if process.stdout else b""
     finally:
         timer.cancel()
         _end(process)
@@ -121,10 +122,13 @@ def _name_in(line: bytes) -> str:
 def _keep_head(stream: IO[bytes] | None, into: list[bytes]) -> None:
     """Read to the end, so that the writer never waits, and keep what a person would read."""
     kept = 0
-    while stream is not None and (piece := stream.read1(65_536)):  # type: ignore[attr-defined]
-        if kept < MAX_STDERR_BYTES:
-            into.append(piece[: MAX_STDERR_BYTES - kept])
-            kept += len(piece)
+    if stream is None:
+        return
+    with stream:
+        while piece := stream.read1(65_536):  # type: ignore[attr-defined]
+            if kept < MAX_STDERR_BYTES:
+                into.append(piece[: MAX_STDERR_BYTES - kept])
+                kept += len(piece)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -132,13 +136,21 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()
-    try:
-        process.wait(LEAVE_S)
-    except subprocess.TimeoutExpired:
-        _kill(process)
-        process.wait()
+    deadline_s = time.monotonic() + LEAVE_S
+    while not _has_ended(process) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    # Also where it left by itself: what it started may still be there. It is not reaped before, so the number
+    # of its group is nobody else's.
+    _kill(process)
+    process.wait()
     if process.stdout is not None:
         process.stdout.close()
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    if not hasattr(os, "waitid"):
+        return process.poll() is not None
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
