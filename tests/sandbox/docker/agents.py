@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,11 +107,11 @@ class Agent:
             else:
                 assert "ended" in header, header
                 found.end = header
-        if found.report:
+        with suppress(ValueError):  # of code that ended, or that has words of its own
             size = int.from_bytes(found.report[:4], "little")
             found.said, rest = json.loads(found.report[4 : 4 + size]), found.report[4 + size :]
-            for name, size in found.said["artifacts"]:
-                found.artifacts[name], rest = rest[:size], rest[size:]
+            for name, length in found.said["artifacts"]:
+                found.artifacts[name], rest = rest[:length], rest[length:]
         return found
 
     def call(self, code: str, **options: Any) -> Ended:
