@@ -58,7 +58,7 @@ def _attack(subject: Subject) -> list[Finding]:
                 remedy="See what the topic isolation says.",
             )
         ]
-    return _told(found, where)
+    return told(found, where)
 
 
 def _maker(subject: Subject, config: SandboxConfig) -> tuple[Callable[[SandboxConfig], Sandbox], str]:
@@ -92,7 +92,8 @@ def _proves_nothing(finding: Attacked) -> bool:
     return str(finding.verdict) == "unproven"
 
 
-def _told(found: list[Attacked], where: str) -> list[Finding]:
+def told(found: list[Attacked], where: str) -> list[Finding]:
+    """What the attacks proved: a summary, then each breach, what proves nothing, and what is not promised."""
     counts = Counter(str(each.verdict) for each in found)
     breaches = [each for each in found if str(each.verdict) == "breached"]
     shown = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))

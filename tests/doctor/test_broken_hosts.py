@@ -297,3 +297,18 @@ def test_packages_that_do_not_exist_are_a_problem(doctor: Doctor, tmp_path: Path
     said = doctor("--python-packages", str(tmp_path / "nothing"))
     assert said.code == 1
     assert "nothing" in said.one("backend")["found"]
+
+
+def test_a_real_container_is_what_execute_python_would_run_in(
+    doctor: Doctor, docker_engine: Engine, docker_image: str
+) -> None:
+    chosen = ("--python-backend", "docker", "--python-engine", docker_engine.address)
+    said = doctor(*chosen, "--python-image", docker_image)
+    assert said.one("docker", "image")["state"] == "ok"
+    assert said.one("backend")["state"] == "ok", said.one("backend")
+    assert f"containers of {docker_image} at L" in said.one("backend")["found"]
+    assert said.code == 0
+    without = doctor(*chosen, "--python-image", "mcp-tools-there-is-no-such-image:1")
+    assert without.code == 1
+    assert "docker pull" in without.one("backend")["remedy"]
+    assert without.one("docker", "image")["state"] == "problem"

@@ -1,0 +1,73 @@
+"""`--attack`: the self-check on the sandbox that would be chosen, and what a breach looks like."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcp_tools.doctor import State
+from mcp_tools.doctor.attacks import told
+from sandbox.selfcheck import Family, Finding
+from sandbox.types import IsolationLevel
+from tests.doctor.conftest import Doctor
+
+
+def attacked(name: str, **fields: object) -> Finding:
+    facts = {"held": True, "control_worked": True, "detail": "EPERM"} | fields
+    return Finding(name=name, family=Family.NETWORK, level=IsolationLevel.L2, **facts)  # type: ignore[arg-type]
+
+
+def test_each_breach_is_reported_with_its_evidence() -> None:
+    found = told(
+        [
+            attacked("connects"),
+            attacked(
+                "listens", held=False, detail="a listener on the host saw it, token=abcdefghijklmnop1234"
+            ),
+            attacked("sends", held=False, not_promised="L2 has no network namespace"),
+            attacked("pings", control_worked=False),
+        ],
+        "the embedded sandbox at L2",
+    )
+    states = {finding.name: finding.state for finding in found}
+    assert states == {
+        "attacks": State.PROBLEM,
+        "network: listens": State.PROBLEM,
+        "not proved": State.WARNING,
+        "network: sends": State.WARNING,
+    }
+    text = str(found)
+    assert "1 breached, 1 held, 1 not promised, 1 unproven" in text
+    assert "a listener on the host saw it" in text
+    assert "abcdefghijklmnop" not in text
+
+
+def test_where_nothing_is_breached_it_says_so() -> None:
+    (only,) = told([attacked("connects")], "containers at L3")
+    assert only.state is State.OK
+    assert only.found == "1 on containers at L3: 1 held"
+
+
+def test_with_the_tool_off_there_is_nothing_to_attack(no_python: Doctor) -> None:
+    said = no_python("--attack")
+    assert said.code == 0
+    assert "turned off" in said.one("attacks")["found"]
+
+
+@pytest.mark.parametrize("level", ["L4+"])
+def test_a_level_that_cannot_be_had_is_not_attacked(level: str, doctor: Doctor) -> None:
+    """Nothing weaker is attacked in its place."""
+    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    through = ("unshare", "--user", "--map-root-user", "sh", "-c", script, "sh")
+    said = doctor("--attack", "--python-minimum-level", level, "--python-backend", "linux", through=through)
+    assert said.code == 1
+    assert said.one("attacks")["state"] == "unknown"
+    assert "nothing could be attacked" in said.one("attacks")["found"]
+
+
+def test_this_machine_withstands_every_attack(doctor: Doctor) -> None:
+    said = doctor("--attack", timeout_s=240)
+    assert said.code == 0, said.out
+    finding = said.one("attacks", "attacks")
+    assert finding["state"] == "ok"
+    assert "breached" not in finding["found"]
+    assert int(finding["found"].split()[0]) > 100
