@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from sandbox.docker import frames
 from sandbox.docker.call import Call, NotSent
 from sandbox.docker.plan import close, plan
-from sandbox.docker.pool import Supply, Withdrawal
+from sandbox.docker.pool import Cancelled, Supply, Withdrawal
 from sandbox.docker.sessions import Session, Sessions
 from sandbox.errors import Missing, SandboxClosed, SandboxConfigError, SandboxDied, SandboxError
 from sandbox.types import EndedBy, IsolationLevel, SandboxConfig, SandboxResult
@@ -126,6 +126,8 @@ class DockerSandbox:
                 results.append(self._work(withdrawal, request, wall_s, session, tenant))
             except SandboxError as error:
                 failures.append(error)
+            except Cancelled:
+                pass  # the cancellation itself goes on in the caller
 
         async def in_thread() -> None:
             # Not one of the shared threads, which many waiting calls would use up.

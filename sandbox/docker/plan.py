@@ -201,7 +201,7 @@ def setup(plan: Plan, *, session: bool) -> dict[str, Any]:
             "cwd": WORK if config.working_dir is not None else "",
             "mounts": [
                 # In a virtual machine's view folders have other numbers; see `Folder.is_as_it_was`.
-                [folder.target, folder.writable, *(folder.identity if IS_LINUX else (None, None))]
+                [folder.target, *(folder.identity if IS_LINUX else (0, 0)), folder.writable]
                 for folder in plan.folders
             ],
             "session_idle_s": config.session_idle_seconds,
