@@ -26,12 +26,15 @@ if TYPE_CHECKING:
         SandboxUnavailable,
     )
     from sandbox.linux.backend import PythonSandbox
+    from sandbox.select import Choice, Host, choose, detect
     from sandbox.types import Artifact, EndedBy, IsolationLevel, Mount, SandboxConfig, SandboxResult
 
 __all__ = [
     "Artifact",
+    "Choice",
     "DockerSandbox",
     "EndedBy",
+    "Host",
     "IsolationLevel",
     "Missing",
     "Mount",
@@ -45,6 +48,8 @@ __all__ = [
     "SandboxError",
     "SandboxResult",
     "SandboxUnavailable",
+    "choose",
+    "detect",
 ]
 
 _HOME = {
@@ -53,6 +58,7 @@ _HOME = {
     "DockerSandbox": "sandbox.docker.backend",
     **dict.fromkeys(("Artifact", "EndedBy", "IsolationLevel", "Mount"), "sandbox.types"),
     **dict.fromkeys(("SandboxConfig", "SandboxResult"), "sandbox.types"),
+    **dict.fromkeys(("Choice", "Host", "choose", "detect"), "sandbox.select"),
 }
 
 

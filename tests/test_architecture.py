@@ -166,10 +166,10 @@ RULES: dict[str, tuple[Rule, str, str]] = {
     ),
     "settings are read in config, and handed on": (
         # The sandbox's own processes start with what the server lists, and set what code sees; the self-check
-        # plants a secret that nobody may find.
+        # plants a secret that nobody may find; which engine is meant, `docker` itself reads there.
         lambda i: (
             i.touches("os.environ", "os.getenv")
-            and not i.is_by("mcp_tools.config", *SANDBOX_SIDE, "sandbox.selfcheck")
+            and not i.is_by("mcp_tools.config", *SANDBOX_SIDE, "sandbox.selfcheck", "sandbox.docker")
         ),
         "mcp_tools.executor",
         "import os\nos.environ['HOME']",

@@ -94,6 +94,10 @@ VALUES = {
     "python_network": "true",
     "python_workspace": "true",
     "python_always_confirm": "false",
+    "python_backend": '"docker"',
+    "python_image": '"stranger/image"',
+    "python_runtime": '"none"',
+    "python_engine": '"tcp://evil.example"',
 }
 LOWERED = {
     "confirm_timeout_s",

@@ -26,8 +26,7 @@ from mcp_tools.errors import ToolError
 from mcp_tools.types import CallContext, Preview, ToolOutput
 
 if TYPE_CHECKING:
-    from sandbox import SandboxConfig, SandboxResult
-    from sandbox.base import Sandbox
+    from sandbox import Sandbox, SandboxConfig, SandboxResult
 
 logger = logging.getLogger(__name__)
 
@@ -174,8 +173,7 @@ class PythonTool:
 
     def _start(self) -> Sandbox:
         try:
-            from sandbox import SandboxConfigError, SandboxError, SandboxUnavailable
-            from sandbox.select import choose
+            from sandbox import SandboxConfigError, SandboxError, SandboxUnavailable, choose
 
             limits = self.limits
             of_containers: dict[str, Any] = {}

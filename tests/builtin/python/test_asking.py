@@ -257,10 +257,12 @@ async def test_a_listener_without_tokens_is_not_opened_beside_code_with_a_networ
 
 
 async def test_where_the_kernel_is_another_the_call_says_so(
-    system: ToolSystem, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sandbox.select.sys", SimpleNamespace(platform="darwin"))
-    result = await system.execute("execute_python", {"code": "1"})
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody-listens")
+    with ToolSystem.with_builtins() as system:
+        result = await system.execute("execute_python", {"code": "1"})
     assert result.error_code is ErrorCode.TOOL_ERROR
     assert "Linux" in (result.error or "")
     assert "darwin" in (result.error or "")
