@@ -17,7 +17,8 @@ import pytest
 
 from sandbox.docker.engine import Engine as EngineConnection
 from sandbox.docker.host_python import archive_host_python
-from sandbox.docker.image import import_from_host
+from sandbox.docker.image import check, import_from_host
+from sandbox.errors import SandboxUnavailable
 from tests.own_engine import PING_S, NoEngine, OwnEngine, answers
 
 if TYPE_CHECKING:
@@ -88,10 +89,20 @@ def docker_image(docker_engine: Engine) -> Iterator[str]:
     connection = connect(docker_engine.address)
     try:
         import_from_host(connection, name)
+        if docker_engine.own is not None:
+            _check_that_containers_run(connection, name)
         yield name
         connection.ask("remove_image", name, force=True)
     finally:
         connection.close()
+
+
+def _check_that_containers_run(connection: EngineConnection, name: str) -> None:
+    """An engine answers also where it may not divide cgroups, and then no container starts."""
+    try:
+        check(connection, name)
+    except SandboxUnavailable as error:
+        pytest.skip(f"needs a Docker engine that can run containers: {error}")
 
 
 def connect(address: str) -> EngineConnection:

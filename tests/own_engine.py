@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 START_S = 30.0
@@ -38,12 +38,13 @@ class OwnEngine:
 
     Args:
         options: More options of `dockerd`, such as `"--userns-remap=default"`.
+        cgroup: Where its containers are counted, in each hierarchy; it goes with the engine.
     """
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, cgroup: str | None = None) -> None:
         # A socket's address has 107 bytes, so not somewhere below a test's folder.
         self.folder = Path(tempfile.mkdtemp(prefix="docker-"))
-        self.cgroup = f"/mcp-tools-{os.getpid()}-{secrets.token_hex(4)}"
+        self.cgroup = cgroup or f"/mcp-tools-{os.getpid()}-{secrets.token_hex(4)}"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -87,7 +88,9 @@ class OwnEngine:
             *("setpriv", "--pdeathsig", "TERM"),
             *("dockerd", *(f"--{name}={value}" for name, value in options.items()), *self._options),
         ]
-        (self.folder / "pid").unlink(missing_ok=True)
+        # A number that something else has by now would be waited for, also a zombie's.
+        for path in ("pid", "exec/containerd/containerd.pid"):
+            (self.folder / path).unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
             environ = {"PATH": PATH, "HOME": str(self.folder)}
             self._process = subprocess.Popen(
@@ -112,22 +115,15 @@ class OwnEngine:
     def kill(self) -> None:
         """End it at once; its containers run on until `stop` or `remove`."""
         self._end(signal.SIGKILL)
+        self._kill_supervisors("containerd")
 
     def remove(self) -> None:
         """End it, and remove everything it had."""
         self.stop()
         self._kill_containers()
-        for pid in self._supervisors():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        # The last one to leave its mount namespace takes the mounts along.
-        deadline = time.monotonic() + STOP_S
-        while self._supervisors() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        for folder in self._cgroups():
-            for inner in sorted(folder.rglob("*/"), key=lambda path: len(path.parts), reverse=True):
-                _remove_cgroup(inner)
-            _remove_cgroup(folder)
+        self._kill_supervisors("containerd", "containerd-shim", "containerd-shim-runc-v2")
+        remove_cgroups(self.cgroup)
+        # Its mounts went with the last process of its mount namespace.
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> OwnEngine:
@@ -151,12 +147,6 @@ class OwnEngine:
             self._process.kill()
             self._process.wait()
 
-    def _cgroups(self) -> Iterator[Path]:
-        for hierarchy in (CGROUPS, *CGROUPS.glob("*/")):
-            folder = hierarchy / self.cgroup.removeprefix("/")
-            if folder.is_dir():
-                yield folder
-
     def _kill_containers(self) -> None:
         """The only processes in our cgroup are those of our containers."""
         deadline = time.monotonic() + STOP_S
@@ -170,20 +160,30 @@ class OwnEngine:
 
     def _in_containers(self) -> set[int]:
         pids = set()
-        for folder in self._cgroups():
+        for folder in _cgroups(self.cgroup):
             for path in (folder / "cgroup.procs", *folder.rglob("*/cgroup.procs")):
                 with contextlib.suppress(OSError):
                     pids |= {int(word) for word in path.read_text().split()}
         return pids
 
-    def _supervisors(self) -> list[int]:
+    def _kill_supervisors(self, *programs: str) -> None:
+        deadline = time.monotonic() + STOP_S
+        while pids := self._supervisors(programs):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"processes of the engine do not end: {pids}")
+            time.sleep(0.01)
+
+    def _supervisors(self, programs: Sequence[str]) -> list[int]:
         """containerd and its shims, told by our folder, which nothing else names."""
         mine = os.fsencode(self.folder / "exec" / "containerd")
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
-                program = path.read_bytes()
-                if program.split(b"\0")[0].rpartition(b"/")[2].startswith(b"containerd") and mine in program:
+                line = path.read_bytes()
+                if os.path.basename(line.split(b"\0")[0]).decode() in programs and mine in line:
                     found.append(int(path.parent.name))
         return found
 
@@ -198,6 +198,21 @@ def answers(path: Path) -> bool:
             return b" 200 " in connection.recv(64)
         except OSError:
             return False
+
+
+def remove_cgroups(name: str) -> None:
+    """Remove a cgroup and those in it from every hierarchy."""
+    for folder in _cgroups(name):
+        for inner in sorted(folder.rglob("*/"), key=lambda path: len(path.parts), reverse=True):
+            _remove_cgroup(inner)
+        _remove_cgroup(folder)
+
+
+def _cgroups(name: str) -> Iterator[Path]:
+    for hierarchy in (CGROUPS, *CGROUPS.glob("*/")):
+        folder = hierarchy / name.removeprefix("/")
+        if folder.is_dir():
+            yield folder
 
 
 def _remove_cgroup(folder: Path) -> None:
