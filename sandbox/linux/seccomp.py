@@ -173,7 +173,7 @@ def build(
             With `PID_TO_COME`, `for_pid` fills in the pid later, which is a hundred times faster than
             building again.
         protected_pids: Processes of the same user and pid namespace that it may not signal, neither alone nor
-            with their groups, nor schedule. They must have one thread, and lead the group that they are in.
+            with their groups, nor schedule: all threads of each, and each leads the group that it is in.
     """
     number_of = syscalls.numbers(machine)
     alone = signal_only_pid is None and not protected_pids

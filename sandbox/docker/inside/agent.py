@@ -131,7 +131,8 @@ class Agent:
         try:
             _check_mounts(setup["mounts"])
             _settle(setup)
-            protected = tuple({1, os.getpid()})
+            threads = map(int, os.listdir("/proc/self/task"))  # modules may have started some
+            protected = tuple({1, *threads})
             kind = Single if not setup["session"] else Kept if self._can_keep(setup) else InPlace
             self.worker = kind(self.loop, self.link, setup, self.counters, protected, self._reap)
             self.worker.start()

@@ -80,7 +80,9 @@ class Single(Worker):
     def ended(self, status: int, cpu_ns: int, peak_bytes: int) -> None:
         self.pid = 0
         processes.end_all(os.getpid(), self.reap)
-        if self.call is not None:
+        if not self.was_ready:
+            self._hear()  # why it ended, if it could say so
+        elif self.call is not None:
             cpu_ns = self.reaped_cpu_ns - self._base_cpu_ns
             self.tell_end(status, cpu_ns=cpu_ns, peak_bytes=peak_bytes, state="lost")
             self.is_over = True
@@ -102,7 +104,7 @@ class InPlace(Single):
         for sock in (unused, theirs, calls_end):
             sock.close()
         self._calls.setblocking(False)
-        self.loop.watch(self._calls.fileno(), self._hear_caller)
+        self.loop.watch(self._calls.fileno(), self._hear)
 
     def _live_in_place(self, channel: socket.socket, calls: socket.socket) -> NoReturn:
         try:
@@ -115,8 +117,11 @@ class InPlace(Single):
             wire.send(calls, {"failed": locked.reason(error)})
         os._exit(1)
 
-    def _hear_caller(self) -> None:
+    def _hear(self) -> None:
         said = hear(self._calls)
+        if not said and not self.was_ready:
+            self.fail("")
+            return
         if said is None:
             self.loop.forget(self._calls.fileno())
             return

@@ -110,6 +110,8 @@ class Worker:
 
     def fail(self, reason: str) -> None:
         """Nothing can run here, or not any more."""
+        if self.is_over:
+            return
         self.link.send({"failed": reason or "a process ended before it was ready"})
         self.is_over, self.exit_status = True, 1
 

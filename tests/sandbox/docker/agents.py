@@ -77,7 +77,7 @@ class Agent:
     def set_up(self, limits: dict[str, int] | None = None, **setup: Any) -> dict[str, Any]:
         """Say what it is to do; returns its answer."""
         limits = LIMITS | (limits or {})
-        self.send({"setup": {"folder": self.folder, "limits": limits, **setup}})
+        self.send({"setup": {"folder": self.folder, "limits": limits} | setup})
         return self.ready()
 
     def ready(self) -> dict[str, Any]:

@@ -214,6 +214,12 @@ def test_variables_are_those_that_the_server_says() -> None:
         assert came.said["value"] == "(None, 'yes')"
 
 
+@pytest.mark.parametrize("options", [{}, {"session": True}, {"session": True, "keep_state": False}])
+def test_a_wall_that_cannot_be_put_up_is_named(fresh: Agent, options: dict[str, bool]) -> None:
+    assert "/no/such" in fresh.set_up(folder="/no/such", **options)["failed"]
+    assert fresh.process.wait(WAIT_S) == 1
+
+
 def test_a_mount_that_is_another_folder_is_refused(fresh: Agent) -> None:
     about = os.stat("/usr")
     said = fresh.set_up(mounts=[["/usr", about.st_dev, about.st_ino + 1, False]])

@@ -1,4 +1,4 @@
-"""Sessions in the agent: what a call leaves for the next, and how they come back from calls that were ended."""
+"""Sessions in the agent: what a call leaves for the next, and how they come back from an ended call."""
 
 from __future__ import annotations
 
