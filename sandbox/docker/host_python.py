@@ -171,7 +171,9 @@ def _install(
 
 def _installer(python: _Python) -> list[str]:
     """pip of that interpreter, or ours if it is the same version, or uv."""
-    quiet = ["--no-input", "--disable-pip-version-check"]
+    quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    # Into a folder of their own: what is installed here has no part in it.
+    quiet += ["--no-warn-conflicts", "--root-user-action=ignore"]
     candidates = [python.executable]
     if sys.implementation.cache_tag == python.tag:
         candidates.append(sys.executable)
@@ -235,7 +237,8 @@ def _libraries(linked: Sequence[str]) -> set[str]:
         words = line.split()
         if len(words) >= 2 and line[:1].isspace() and words[-1].startswith("(0x"):
             found.add(words[-2])
-    found = {path for path in found if path.startswith("/")}
+    # Those of packages lie beside them, and are told as `…/numpy/../numpy.libs/…`.
+    found = {os.path.normpath(path) for path in found if path.startswith("/")}
     for folder in {os.path.dirname(path) for path in found}:
         # Loaded by name when a thread is cancelled.
         needed = os.path.join(folder, "libgcc_s.so.1")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import SandboxConfigError, SandboxUnavailable
-from sandbox.docker import image
+from sandbox import SandboxConfig, SandboxConfigError, SandboxUnavailable
+from sandbox.docker import DockerSandbox, image
 from sandbox.docker.engine import Engine as Connection
 from sandbox.docker.host_python import archive_host_python
 from tests.docker_engine import Engine, connect
@@ -66,13 +66,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pip_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pip that installed us, as a file to install."""
-    distribution = importlib.metadata.distribution("pip")
-    path = tmp_path_factory.mktemp("pip") / f"pip-{distribution.version}-py3-none-any.whl"
+    return packed("pip", tmp_path_factory.mktemp("pip"))
+
+
+def packed(name: str, folder: Path) -> Path:
+    """A distribution that is installed here as a wheel again, so that no index is needed."""
+    distribution = importlib.metadata.distribution(name)
+    about = f"{name}-{distribution.version}"
+    wheel = distribution.read_text("WHEEL")
+    assert wheel is not None
+    tag = next(line.split()[1] for line in wheel.splitlines() if line.startswith("Tag:"))
+    path = folder / f"{about}-{tag}.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for file in distribution.files or ():
             if file.suffix != ".pyc" and ".." not in file.parts and file.name != "RECORD":
                 archive.write(str(file.locate()), str(file))
-        archive.writestr(f"pip-{distribution.version}.dist-info/RECORD", "")
+        archive.writestr(f"{about}.dist-info/RECORD", "")
     return path
 
 
@@ -111,6 +120,17 @@ def test_packages_that_were_asked_for_are_there(
     assert image.check(engine, name).packages == {"greeting": "1.5"}
     assert ran(engine, name, "import greeting; print(greeting.HELLO)") == "hello"
     assert said[-1].endswith(f"as {name}")
+
+
+def test_packages_with_libraries_of_their_own_run_in_a_sandbox(
+    engine: Connection, docker_engine: Engine, names: Callable[[], str], tmp_path: Path
+) -> None:
+    """numpy brings a library that its modules name by a way through `..`."""
+    name = names()
+    image.import_from_host(engine, name, packages=[str(packed("numpy", tmp_path))])
+    with DockerSandbox(name, SandboxConfig(pool_size=1), engine=docker_engine.address) as sandbox:
+        result = sandbox.execute_sync("import numpy; print(numpy.linalg.inv([[2.0]])[0, 0])")
+    assert (result.stdout, result.backend) == ("0.5\n", "docker")
 
 
 def test_a_package_that_does_not_exist_leaves_no_image(
