@@ -94,7 +94,7 @@ def build(settings: Settings) -> App:
     builtins = register_builtins(
         registry,
         settings.roots,
-        python=_python_options(settings) if settings.python_enabled else None,
+        python=python_options(settings) if settings.python_enabled else None,
         always_confirm=settings.python_always_confirm,
     )
     for origin in registry.load_entry_points():
@@ -152,7 +152,12 @@ def register_builtins(
     return Builtins(workspace=workspace, python=tool)
 
 
-def _python_options(settings: Settings) -> PythonOptions:
+def python_options(settings: Settings) -> PythonOptions:
+    """Return what `settings` let `execute_python` use.
+
+    Raises:
+        ConfigError: They contradict each other.
+    """
     from mcp_tools.builtin.python import PythonOptions
 
     if settings.python_workspace and not settings.roots:

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 from mcp_tools import __version__
-from mcp_tools.app import _python_options
+from mcp_tools.app import python_options
 from mcp_tools.cli import exits, terminal
 from mcp_tools.cli.logs import logging_to_stderr
 from mcp_tools.config import SETTINGS, Settings, load_settings
@@ -51,7 +51,7 @@ def doctor(arguments: argparse.Namespace) -> int:
         if arguments.attack:
             from mcp_tools.doctor.attacks import attack
 
-            print("mcp-tools: attacking the sandbox; this takes a minute or so", file=sys.stderr)
+            print("mcp-tools: attacking the sandbox; this takes a minute or two", file=sys.stderr)
             examined.append(attack(subject))
     holds = all(each.holds for each in examined)
     if arguments.as_json:
@@ -95,7 +95,7 @@ def _subject(arguments: argparse.Namespace) -> Subject:
     if not settings.python_enabled:
         return subject
     try:
-        return replace(subject, python=_python_options(settings))
+        return replace(subject, python=python_options(settings))
     except ConfigError as error:
         return replace(subject, python_error=str(error))
 

@@ -102,12 +102,12 @@ def _danger(real: str, subject: Subject) -> str:
     home = os.path.realpath(subject.home) if subject.home else ""
     if real == os.path.dirname(real):
         return "is the whole machine"
-    if real in _SYSTEM or real.startswith(("/etc/", "/proc/", "/sys/", "/dev/", "/boot/")):
-        return "belongs to the system"
     if home and real == home:
         return "is your whole home folder, with keys, mail and settings of every program"
     if home and is_within(home, real):
         return "holds your home folder, with keys, mail and settings of every program"
+    if real in _SYSTEM or real.startswith(("/etc/", "/proc/", "/sys/", "/dev/", "/boot/")):
+        return "belongs to the system"
     for name in _PRIVATE:
         if home and is_within(real, os.path.join(home, name)):
             return "holds keys or passwords"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -186,3 +187,12 @@ def an_engine(
     if image is not None:
         answers["/images/python:3.11-slim/json"] = image
     return answers
+
+
+def without_user_namespaces() -> tuple[str, ...]:
+    """What to put before a command so that it runs where no further namespace can be made."""
+    enter = ("unshare", "--user", "--map-root-user", "sh", "-c")
+    script = "echo 0 > /proc/sys/user/max_user_namespaces"
+    if not shutil.which("unshare") or subprocess.run([*enter, script], check=False, timeout=10).returncode:
+        pytest.skip("needs a machine that gives one user namespace, to close others in it")
+    return (*enter, f'{script} && exec "$@"', "sh")

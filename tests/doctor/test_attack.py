@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from mcp_tools.doctor import State
 from mcp_tools.doctor.attacks import told
 from sandbox.selfcheck import Family, Finding
 from sandbox.types import IsolationLevel
-from tests.doctor.conftest import Doctor
+from tests.doctor.conftest import Doctor, without_user_namespaces
 
 
 def attacked(name: str, **fields: object) -> Finding:
@@ -53,12 +51,10 @@ def test_with_the_tool_off_there_is_nothing_to_attack(no_python: Doctor) -> None
     assert "turned off" in said.one("attacks")["found"]
 
 
-@pytest.mark.parametrize("level", ["L4+"])
-def test_a_level_that_cannot_be_had_is_not_attacked(level: str, doctor: Doctor) -> None:
+def test_a_level_that_cannot_be_had_is_not_attacked(doctor: Doctor) -> None:
     """Nothing weaker is attacked in its place."""
-    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
-    through = ("unshare", "--user", "--map-root-user", "sh", "-c", script, "sh")
-    said = doctor("--attack", "--python-minimum-level", level, "--python-backend", "linux", through=through)
+    wanted = ("--attack", "--python-minimum-level", "L4+", "--python-backend", "linux")
+    said = doctor(*wanted, through=without_user_namespaces())
     assert said.code == 1
     assert said.one("attacks")["state"] == "unknown"
     assert "nothing could be attacked" in said.one("attacks")["found"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import time
 from pathlib import Path
@@ -12,18 +11,20 @@ from typing import Any
 import pytest
 
 from tests.docker_engine import Engine
-from tests.doctor.conftest import Doctor, Serve, an_engine, engine_answers, reset
-
-pytest_plugins: list[str] = []
+from tests.doctor.conftest import (
+    Doctor,
+    Serve,
+    an_engine,
+    engine_answers,
+    reset,
+    without_user_namespaces,
+)
 
 
 def test_without_user_namespaces_the_setting_to_change_is_named(doctor: Doctor) -> None:
     """A namespace in which no other can be made, as a host with user.max_user_namespaces=0."""
-    if not shutil.which("unshare"):
-        pytest.skip("needs the program unshare")
-    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
-    through = ("unshare", "--user", "--map-root-user", "sh", "-c", script, "sh")
-    said = doctor("--python-minimum-level", "L4", "--python-backend", "linux", through=through)
+    wanted = ("--python-minimum-level", "L4", "--python-backend", "linux")
+    said = doctor(*wanted, through=without_user_namespaces())
     assert said.code == 1
     assert not said.data["holds"]
     backend = said.one("backend")
@@ -40,7 +41,12 @@ def test_without_user_namespaces_the_setting_to_change_is_named(doctor: Doctor) 
 
 
 def test_an_engine_that_hangs_is_told_in_time(no_python: Doctor, unix_server: Serve) -> None:
-    address = unix_server(lambda connection: time.sleep(60))
+    def say_nothing(connection: socket.socket) -> None:
+        with connection:
+            while connection.recv(4096):
+                pass
+
+    address = unix_server(say_nothing)
     began_s = time.monotonic()
     said = no_python(env={"DOCKER_HOST": address})
     assert time.monotonic() - began_s < 25
