@@ -190,6 +190,9 @@ def build_context(base: str, packages: Sequence[str], requirements: Sequence[str
     if files:
         lines.append(f"COPY {json.dumps([*files, '/opt/mcp-tools/'])}")
     if words:
+        # A distribution's Python refuses pip otherwise, to protect a system that an image is not. Older
+        # versions of pip do not know the option, and read over the variable.
+        lines.append("ARG PIP_BREAK_SYSTEM_PACKAGES=1")
         options = ("--no-cache-dir", "--no-input", "--disable-pip-version-check")
         lines.append(f"RUN {json.dumps(['python3', '-m', 'pip', 'install', *options, *words])}")
     lines += [
@@ -330,6 +333,7 @@ def _fail(step: str, reason: str, remedy: str) -> NoReturn:
 def _text(said: object) -> str:
     """One bounded line of what somebody else wrote, without what a terminal would obey."""
     text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+    text = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", text)  # colours
     return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text).strip()[:500]
 
 

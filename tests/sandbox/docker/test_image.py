@@ -185,6 +185,19 @@ def test_an_interpreter_that_does_not_run_is_named() -> None:
         archive_host_python(io.BytesIO(), interpreter="/no/such/python")
 
 
+def test_an_engine_for_other_machines_is_refused(engine: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = platform.machine()
+    monkeypatch.setattr(platform, "machine", lambda: "pdp11")
+    with pytest.raises(SandboxUnavailable, match=f"linux on {there}, this host is pdp11. Build it on a base"):
+        image.import_from_host(engine, "x:1")
+
+
+def test_a_host_that_is_no_linux_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(SandboxUnavailable, match="this is darwin. Build it on a base image instead"):
+        archive_host_python(io.BytesIO())
+
+
 # --- Built by the engine ----------------------------------------------------------------------
 
 
@@ -221,15 +234,16 @@ def test_what_the_engine_builds_from_runs_no_shell(wheel: Path, tmp_path: Path) 
         dockerfile = archive.extractfile("Dockerfile")
         assert dockerfile is not None
         lines = dockerfile.read().decode().splitlines()
-    assert lines[:4] == [
+    assert lines[:5] == [
         "FROM python:3.12",
         "USER 0:0",
         f'COPY ["requirements-0.txt", "{GREETING}", "/opt/mcp-tools/"]',
+        "ARG PIP_BREAK_SYSTEM_PACKAGES=1",
         'RUN ["python3", "-m", "pip", "install", "--no-cache-dir", "--no-input", '
         '"--disable-pip-version-check", "-r", "/opt/mcp-tools/requirements-0.txt", '
         f'"numpy>=2; rm -rf /", "/opt/mcp-tools/{GREETING}"]',
     ]
-    assert lines[5:] == ["USER 1000:1000", "ENTRYPOINT []", 'CMD ["python3"]']
+    assert lines[6:] == ["USER 1000:1000", "ENTRYPOINT []", 'CMD ["python3"]']
 
 
 # --- What is refused --------------------------------------------------------------------------
@@ -287,7 +301,7 @@ def test_an_image_without_python_is_found_out(engine: Connection, names: Callabl
     [
         ({"stream": "Step 1/2 : FROM x\n"}, ["Step 1/2 : FROM x"]),
         ({"stream": "\n"}, []),
-        ({"stream": "a\x1b[2Jb\nc"}, ["a [2Jb", "c"]),
+        ({"stream": "a\x1b[2Jb\x1b]c\nd"}, ["ab ]c", "d"]),
         (
             {"status": "Pulling from library/python", "id": "3.11-slim"},
             ["3.11-slim Pulling from library/python"],
