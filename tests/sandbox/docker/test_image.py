@@ -194,7 +194,7 @@ def test_an_engine_for_other_machines_is_refused(engine: Connection, monkeypatch
 
 def test_a_host_that_is_no_linux_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(SandboxUnavailable, match="this is darwin. Build it on a base image instead"):
+    with pytest.raises(SandboxUnavailable, match=r"this is darwin\. Build it on a base image instead"):
         archive_host_python(io.BytesIO())
 
 
