@@ -6,7 +6,8 @@
     for finding in run_all(PythonSandbox):
         print(finding)
 
-`python -m sandbox.selfcheck` does that on your own machine.
+`python -m sandbox.selfcheck` does that on your own machine; with `--backend docker --image IMAGE`, in
+containers of an engine on it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sandbox.selfcheck import (
     writes,
 )
 from sandbox.selfcheck.model import Attack, Family, Finding, Need, Observation, Verdict
-from sandbox.selfcheck.run import run_all, run_attack, run_controls
+from sandbox.selfcheck.run import MakeSandbox, run_all, run_attack, run_controls
 from sandbox.selfcheck.stage import Stage
 
 ATTACKS: tuple[Attack, ...] = (
@@ -47,6 +48,7 @@ __all__ = [
     "Attack",
     "Family",
     "Finding",
+    "MakeSandbox",
     "Need",
     "Observation",
     "Stage",

@@ -1,4 +1,4 @@
-"""Makes every attack on this machine's sandbox, and says what that proves."""
+"""Makes every attack on a sandbox of this machine, and says what that proves."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from sandbox import IsolationLevel, PythonSandbox, SandboxConfig, SandboxError
-from sandbox.selfcheck import ATTACKS, Attack, Finding, Stage, Verdict, run_all, run_controls
+from sandbox import DockerSandbox, IsolationLevel, PythonSandbox, SandboxConfig, SandboxError
+from sandbox.selfcheck import ATTACKS, Attack, Finding, MakeSandbox, Stage, Verdict, run_all, run_controls
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -18,8 +18,18 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--level", action="append", help="exactly this one, L4+, L4, L3 or L2; several: one after another"
     )
+    parser.add_argument("--backend", choices=("linux", "docker"), default="linux")
+    parser.add_argument("--image", default="python:3.11-slim", help="for docker: one that the engine has")
+    parser.add_argument("--runtime", help="for docker: such as runsc; without it, the engine's default")
+    parser.add_argument("--engine", help="for docker: as DOCKER_HOST, or the name of a context")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     return parser.parse_args(argv)
+
+
+def _make_sandbox(options: argparse.Namespace) -> MakeSandbox:
+    if options.backend == "linux":
+        return PythonSandbox
+    return lambda config: DockerSandbox(options.image, config, runtime=options.runtime, engine=options.engine)
 
 
 def _configs(levels: Sequence[str]) -> list[SandboxConfig]:
@@ -43,13 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         for attack in ATTACKS
         if not options.words or any(word in f"{attack.family}: {attack.name}" for word in options.words)
     ]
+    make_sandbox = _make_sandbox(options)
     status = 0
     with Stage() as stage:
         configs = _configs(options.level or ())
         controls = run_controls(stage, wanted, configs[0])
         for config in configs:
             try:
-                found = run_all(PythonSandbox, config, attacks=wanted, controls=controls, stage=stage)
+                found = run_all(make_sandbox, config, attacks=wanted, controls=controls, stage=stage)
             except SandboxError as error:
                 print(error, file=sys.stderr)
                 status = 2

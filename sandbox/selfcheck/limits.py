@@ -20,6 +20,8 @@ _NO_QUOTA = dict.fromkeys(
     "each file is limited, but there is no file system of the call's own that would limit them together",
 )
 
+_SHM_APART = {"docker": "/dev/shm is a file system beside /tmp, with a limit of its own"}  # noqa: S108
+
 
 def _limits(stage: Stage, arena: Arena) -> dict[str, Any]:
     config = arena.config
@@ -423,9 +425,16 @@ ATTACKS = (
         EndedBy.DISK,
         EndedBy.MEMORY,
         not_promised=_NO_QUOTA,
+        not_promised_by=_SHM_APART,
     ),
     _bomb("write a larger file than allowed", _LARGE_FILE, EndedBy.DISK, EndedBy.MEMORY),
-    _bomb("make more files than allowed (inodes)", _INODES, EndedBy.DISK, not_promised=_NO_QUOTA),
+    _bomb(
+        "make more files than allowed (inodes)",
+        _INODES,
+        EndedBy.DISK,
+        not_promised=_NO_QUOTA,
+        not_promised_by=_SHM_APART,
+    ),
     _bomb("open more files than allowed", _OPEN_FILES),
     _bomb(
         "use more CPU time than allowed, in many short processes",

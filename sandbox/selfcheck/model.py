@@ -80,7 +80,8 @@ class Attack:
         family: What it is after.
         function: Makes the attempt in an arena; the same function in the open (the control) and inside walls.
         needs: What must be there for the control to work.
-        not_promised: Levels that do not stop it, each with the reason. A level also covers L4+ if it is L4.
+        not_promised: Levels of the embedded sandbox that do not stop it, each with the reason.
+        not_promised_by: Other backends that do not stop it, each with the reason.
         settings: Fields of the `SandboxConfig` that it needs, from the stage and the configuration that is
             checked; attacks with the same function share a sandbox.
         alone: It watches something of the whole machine, so nothing else may run beside it.
@@ -91,6 +92,7 @@ class Attack:
     function: Callable[[Arena, Stage], Observation]
     needs: tuple[Need, ...] = ()
     not_promised: Mapping[IsolationLevel, str] = field(default_factory=dict)
+    not_promised_by: Mapping[str, str] = field(default_factory=dict)
     settings: Settings | None = None
     alone: bool = False
 
@@ -102,10 +104,11 @@ class Finding:
     Args:
         name, family: Of the attack.
         level: The level that it ran at; `NONE` when nothing ran.
+        backend: The kind of sandbox that it ran in, as results say it.
         held: The walls held: the attack was tried inside, and there is no evidence that it worked.
         control_worked: The same attack worked in the open. `held` without it proves nothing.
         detail: The evidence, or what the attack met, or why nothing is proved.
-        not_promised: Why this level does not stop it; `""` if it does.
+        not_promised: Why this level, or backend, does not stop it; `""` if it does.
     """
 
     name: str
@@ -116,6 +119,7 @@ class Finding:
     detail: str
     not_promised: str = ""
     tried: bool = True
+    backend: str = "linux"
 
     @property
     def verdict(self) -> Verdict:
@@ -127,4 +131,5 @@ class Finding:
 
     def __str__(self) -> str:
         reason = f" ({self.not_promised})" if self.verdict is Verdict.NOT_PROMISED else ""
-        return f"{self.verdict:<12} {self.level!s:<4} {self.family}: {self.name}: {self.detail}{reason}"
+        where = f"{self.backend} {self.level}"
+        return f"{self.verdict:<12} {where:<10} {self.family}: {self.name}: {self.detail}{reason}"

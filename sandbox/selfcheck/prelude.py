@@ -253,6 +253,7 @@ def snippet(
     ends: tuple[EndedBy, ...] = (),
     needs: tuple[Need, ...] = (),
     not_promised: Mapping[IsolationLevel, str] | None = None,
+    not_promised_by: Mapping[str, str] | None = None,
     settings: Settings | None = None,
     timeout_seconds: float | None = None,
 ) -> Attack:
@@ -269,5 +270,6 @@ def snippet(
         function=function,
         needs=needs,
         not_promised=not_promised or {},
+        not_promised_by=not_promised_by or {},
         settings=settings,
     )

@@ -12,7 +12,7 @@ from sandbox.errors import SandboxError
 from sandbox.selfcheck.arenas import Bare, Stumbled, Walled
 from sandbox.selfcheck.model import Attack, Family, Finding, Observation
 from sandbox.selfcheck.stage import Stage
-from sandbox.types import IsolationLevel, SandboxConfig
+from sandbox.types import SandboxConfig, SandboxResult
 
 MakeSandbox = Callable[[SandboxConfig], Sandbox]
 Controls = Mapping[str, Observation]
@@ -119,7 +119,7 @@ def _inside(
     workers: int,
 ) -> dict[str, Finding]:
     arena = Walled(sandbox)
-    level = arena.run("print('ready')").result.isolation
+    ready = arena.run("print('ready')").result
 
     def find(attack: Attack) -> Finding:
         seen = _observed(attack, arena, stage)
@@ -130,21 +130,24 @@ def _inside(
         return Finding(
             name=attack.name,
             family=attack.family,
-            level=level,
+            level=ready.isolation,
+            backend=ready.backend,
             held=not seen.breach and bool(seen.met),
             tried=bool(seen.breach or seen.met),
             control_worked=bool(control.breach),
             detail=detail,
-            not_promised=_not_promised(attack, level, config),
+            not_promised=_not_promised(attack, ready, config),
         )
 
     return {finding.name: finding for finding in _spread(find, attacks, workers)}
 
 
-def _not_promised(attack: Attack, level: IsolationLevel, config: SandboxConfig) -> str:
+def _not_promised(attack: Attack, ready: SandboxResult, config: SandboxConfig) -> str:
     if attack.family is Family.NETWORK and config.allow_network:
         return "the configuration allows the network"
-    return attack.not_promised.get(level, "")
+    if ready.backend != "linux":
+        return attack.not_promised_by.get(ready.backend, "")
+    return attack.not_promised.get(ready.isolation, "")
 
 
 def _observed(attack: Attack, arena: Bare | Walled, stage: Stage) -> Observation:

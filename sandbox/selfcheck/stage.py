@@ -29,7 +29,7 @@ _IPC_PRIVATE, _IPC_RMID = 0, 0
 _PATIENCE_S = 5.0
 _MOMENT_S = 0.3  # for what ends the processes of a call
 _WATCH_S = 0.5
-_IDLE_TICKS = 1  # of a hundredth of a second, that what only waits may use in that time
+_IDLE_TICKS = 4  # of a hundredth of a second; a session ends for more, and getting ready takes one or two
 
 _VICTIM = """
 import ctypes, json, os, signal, sys

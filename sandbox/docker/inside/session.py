@@ -142,7 +142,9 @@ class Kept(Worker):
         """Init is gone, and the session with it."""
         self.pid = 0
         processes.end_all(os.getpid(), self.reap)
-        if self.call is not None:
+        if self.call is not None and self._gave_up(status):
+            self.fail("the session's processes said what makes no sense, or could not be ended")
+        elif self.call is not None:
             self.tell_end(int(signal.SIGKILL), cpu_ns=self.reaped_cpu_ns, peak_bytes=peak_bytes, state="lost")
             self.is_over = True
         elif self.was_ready and status == 0:
@@ -151,6 +153,11 @@ class Kept(Worker):
             self._hear_caller()  # why it could not be locked down
             if not self.is_over:
                 self.fail("the session's first process ended")
+
+    def _gave_up(self, status: int) -> bool:
+        """Whether init ended the session without a limit that would explain it."""
+        explained = self.killed_s is not None or self.counters.ooms() or self.counters.refused_forks()
+        return os.waitstatus_to_exitcode(status) == session.BROKEN and not explained
 
     def _send_init(self, message: Message) -> None:
         try:
