@@ -182,9 +182,12 @@ def _about(place: Place, version: Mapping[str, Any], info: Mapping[str, Any]) ->
     found += _open_to_the_network(place.url)
     if desktop.startswith("Docker Desktop") and (hole := known_hole("Docker Desktop", desktop.split()[2])):
         found.append(hole)
-    if runc := components.get("runc"):
+    runc = components.get("runc") or components.get("OCI Runtime (runc)")  # Docker's name, and Podman's
+    if runc:
         details = runc.get("Details") or {}
-        hole = known_hole("runc", str(runc.get("Version", "")), str(details.get("GitCommit", "")))
+        number = str(runc.get("Version", "")).removeprefix("runc version ").partition("\n")[0]
+        build = str(details.get("Package") or details.get("GitCommit") or "")
+        hole = known_hole("runc", number, build)
         found += [hole] if hole else []
     return found + _walls(info)
 

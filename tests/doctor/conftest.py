@@ -158,10 +158,11 @@ def an_engine(
     platform: str = "Docker Engine - Community",
     security: tuple[str, ...] = ("name=seccomp,profile=builtin", "name=cgroupns"),
     image: dict[str, Any] | None = None,
+    podman: str = "",
     **info: Any,
 ) -> dict[str, Any]:
     """What a Docker engine says of itself, as far as anybody asks."""
-    version = {
+    version: dict[str, Any] = {
         "Platform": {"Name": platform},
         "Version": "29.1.0",
         "ApiVersion": "1.47",
@@ -171,6 +172,16 @@ def an_engine(
             {"Name": "runc", "Version": runc, "Details": {"GitCommit": commit}},
         ],
     }
+    if podman:
+        details = {"Package": podman, "Path": "/usr/bin/runc"}
+        version["Components"] = [
+            {"Name": "Podman Engine", "Version": "5.4.0", "Details": {}},
+            {
+                "Name": "OCI Runtime (runc)",
+                "Version": f"runc version {runc}\nspec: 1.2.0",
+                "Details": details,
+            },
+        ]
     about = {
         "OperatingSystem": "Debian GNU/Linux 12",
         "OSType": "linux",
