@@ -129,6 +129,7 @@ class Agent:
         if self.worker is not None:
             raise ValueError("a second setup")
         try:
+            _check_reach()
             _check_mounts(setup["mounts"])
             _settle(setup)
             threads = map(int, os.listdir("/proc/self/task"))  # modules may have started some
@@ -189,6 +190,7 @@ def _become_ordinary() -> None:
         os.setpgid(0, 0)  # a group of its own: nobody can signal it without naming it
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))  # the first process would not notice it
 
 
 def _moved(fd: int) -> int:
@@ -200,6 +202,28 @@ def _moved(fd: int) -> int:
     os.dup2(null, fd)
     os.close(null)
     return copy
+
+
+def _check_reach() -> None:
+    """Whether the code will be kept from what holds the other ends of our connection's descriptors.
+
+    Docker's init has them too, belongs to the same user, and is not closed to others as we are: over its
+    descriptors code could speak to the server in our place. Landlock keeps it away; so does being the first
+    process ourselves.
+
+    Raises:
+        OSError: Nothing does.
+    """
+    if os.getpid() == 1 or landlock.abi():
+        return
+    try:
+        os.listdir("/proc/1/fd")
+    except OSError:
+        return
+    raise OSError(
+        "this kernel has no Landlock, so code could reach the streams of the container's first process; "
+        "start the container without an init of its own"
+    )
 
 
 def _check_mounts(mounts: list[list[object]]) -> None:

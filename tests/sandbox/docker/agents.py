@@ -105,7 +105,7 @@ class Agent:
             elif "report" in header:
                 found.report += blobs[0]
             else:
-                assert "ended" in header, header
+                assert {"ended", "failed"} & header.keys(), header
                 found.end = header
         with suppress(ValueError):  # of code that ended, or that has words of its own
             size = int.from_bytes(found.report[:4], "little")
@@ -142,20 +142,32 @@ def agent(
     argv = [python, *bundle.command()[1:]]
     if as_container and os.getuid() == 0:
         argv = [*AS_CONTAINER, *argv]
+    try:
+        with running(argv, folder, environment={"PATH": os.environ["PATH"], **(environment or {})}) as found:
+            yield found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running(
+    argv: list[str], folder: str, *, environment: dict[str, str], payload: bytes | None = None
+) -> Iterator[Agent]:
+    """The agent that `argv` starts, once it said hello."""
     process = subprocess.Popen(
         argv,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={"PATH": os.environ["PATH"], **(environment or {})},
+        env=environment,
         cwd="/",
     )
-    running = Agent(process, folder)
+    found = Agent(process, folder)
     assert process.stdin is not None
     try:
-        process.stdin.write(bundle.payload())
+        process.stdin.write(payload or bundle.payload())
         process.stdin.flush()
-        running.hello = running.receive()[0]
-        yield running
+        found.hello = found.receive()[0]
+        yield found
     finally:
         process.stdin.close()
         try:
@@ -165,4 +177,3 @@ def agent(
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-            shutil.rmtree(folder, ignore_errors=True)
