@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -275,13 +276,29 @@ def _client_class(limit: threading.local) -> type[docker.APIClient]:
     class Client(docker.APIClient):  # type: ignore[misc]
         """The SDK's client, with a limit for each wait: it has none where it attaches or pulls."""
 
+        def __init__(self, **options: Any) -> None:
+            try:
+                super().__init__(**options)
+            except BaseException:
+                self.close()  # it has asked for a version already, and keeps that connection
+                raise
+
         def request(self, method: str, url: str, **options: Any) -> Any:
             within_s = getattr(limit, "seconds", None)
             if within_s is not None or options.get("timeout") is None:
                 options["timeout"] = within_s or self.timeout
+            if (path := getattr(self._custom_adapter, "socket_path", None)) is not None:
+                _knock(path, options["timeout"])
             return super().request(method, url, **options)
 
     return Client
+
+
+def _knock(path: str, within_s: float) -> None:
+    """Connect and close: what the SDK opens for an engine that is not there, it leaves open."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(within_s)
+        connection.connect(path)
 
 
 def _level(info: Mapping[str, Any], runtime: str) -> tuple[IsolationLevel, tuple[Missing, ...]]:

@@ -91,6 +91,7 @@ class Supply:
         self._names: dict[str, float] = {}  # of what exists or will; until when, for what goes
         self._links: dict[str, Container] = {}
         self._starting = 0
+        self._is_pooled = False  # a sandbox that only has sessions needs none
         self._waiting = 0
         self._failure: tuple[float, SandboxError] | None = None
         self._threads: set[threading.Thread] = set()
@@ -246,6 +247,7 @@ class Supply:
 
     def _fill(self) -> None:
         """Have threads start what is lacking; the caller has the lock."""
+        self._is_pooled = True
         for _ in range(min(self._lacking(), _STARTERS - self._starting)):
             self._starting += 1
             self._run(self._fill_up)
@@ -362,6 +364,8 @@ class Supply:
                 for each in [each for each in self._idle if not each.is_well()]:
                     self._idle.remove(each)
                     self.discard(each)
+                if self._is_pooled and self._failure is None:
+                    self._fill()
             self.each_second()
             engine = self._engine
             if engine is not None and time.monotonic() >= next_reap_s:
