@@ -12,6 +12,7 @@ from benchmarks.sandbox.subject import Subject
 from sandbox import IsolationLevel
 
 REF = "python3 -c"
+DOCKER, DOCKER_SESSION = "ours, Docker", "ours, Docker, in a session"
 SESSION, PANDAS, COLD_PANDAS = "ours, in a session", "ours, pandas preloaded", "python -c, pandas imported"
 
 
@@ -70,6 +71,20 @@ ENTRIES = (
         name=SESSION,
         make=partial(ours.Ours, level=_L4, in_session=True),
         walls="as L4+",
+        each_call="fork of the session",
+        ours=True,
+    ),
+    Entry(
+        name=DOCKER,
+        make=containers.OursInDocker,
+        walls="container, seccomp, Landlock",
+        each_call="fresh container",
+        ours=True,
+    ),
+    Entry(
+        name=DOCKER_SESSION,
+        make=partial(containers.OursInDocker, in_session=True),
+        walls="as ours, Docker",
         each_call="fork of the session",
         ours=True,
     ),

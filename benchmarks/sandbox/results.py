@@ -6,7 +6,16 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.sandbox.catalogue import COLD_PANDAS, ENTRIES, PANDAS, REF, SESSION, level_name
+from benchmarks.sandbox.catalogue import (
+    COLD_PANDAS,
+    DOCKER,
+    DOCKER_SESSION,
+    ENTRIES,
+    PANDAS,
+    REF,
+    SESSION,
+    level_name,
+)
 from benchmarks.table import markdown
 from sandbox import IsolationLevel
 
@@ -140,6 +149,24 @@ AIMS = (
     Aim(what="start to 4 warm children", limit=150, unit="ms", measured=_more("start to full pool ms")),
     Aim(what="finding the level", limit=10, unit="ms", measured=_more("level detection ms")),
     Aim(what="timeout overrun, limit 500 ms", limit=20, unit="ms", measured=_more("timeout overrun ms")),
+    Aim(
+        what="Docker: warm call from a full pool",
+        limit=1.0,
+        unit="REF",
+        measured=lambda r: statistics.median(r[DOCKER].more["call, pool full, ms"]) / r[REF].p50_ms,
+    ),
+    Aim(
+        what="Docker: call in a session, p50",
+        limit=0.5,
+        unit="REF",
+        measured=lambda r: r[DOCKER_SESSION].p50_ms / r[REF].p50_ms,
+    ),
+    Aim(
+        what="Docker: idle container",
+        limit=20,
+        unit="MiB PSS",
+        measured=lambda r: statistics.median(r[DOCKER].more["idle container PSS MiB"]),
+    ),
 )
 
 
