@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 import textwrap
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -58,7 +59,14 @@ def doctor(arguments: argparse.Namespace) -> int:
         print(to_json(_as_data(examined, subject, holds=holds), indent=2))
     else:
         print(_as_text(examined, holds=holds))
-    return exits.OK if holds else exits.FAILED
+    code = exits.OK if holds else exits.FAILED
+    if any(thread.name.startswith("doctor: ") for thread in threading.enumerate()):
+        # A check was left behind. Ending in order could wait for what it waits for; what it started ends when
+        # it sees us gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _subject(arguments: argparse.Namespace) -> Subject:

@@ -23,9 +23,13 @@ def examine(subject: Subject, checks: Iterable[Check]) -> list[Examined]:
     began_s = time.monotonic()
     done: SimpleQueue[tuple[int, tuple[Finding, ...]]] = SimpleQueue()
     for number, check in enumerate(checks):
-        threading.Thread(
+        thread = threading.Thread(
             target=_look, args=(number, check, subject, done), name=f"doctor: {check.name}", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads on this machine, which is worth telling, too
+            done.put((number, (_failed(check, error),)))
     waiting = dict(enumerate(checks))
     examined: dict[int, Examined] = {}
     while waiting:
@@ -53,15 +57,17 @@ def _look(
         if not findings:
             findings = (Finding(name=check.name, state=State.OK, found="nothing to say"),)
     except BaseException as error:
-        findings = (
-            Finding(
-                name=check.name,
-                state=State.UNKNOWN,
-                found=f"this could not be looked at: {describe_exception(error)}",
-                remedy="If nothing else here explains it, report it as a fault of mcp-tools.",
-            ),
-        )
+        findings = (_failed(check, error),)
     done.put((number, findings))
+
+
+def _failed(check: Check, error: BaseException) -> Finding:
+    return Finding(
+        name=check.name,
+        state=State.UNKNOWN,
+        found=f"this could not be looked at: {describe_exception(error)}",
+        remedy="If nothing else here explains it, report it as a fault of mcp-tools.",
+    )
 
 
 def _clean(finding: Finding) -> Finding:
