@@ -90,8 +90,8 @@ None
 
 @pytest.fixture(scope="session")
 def libraries(shared: Path) -> Path:
-    """Those that this process has loaded for numpy."""
-    pytest.importorskip("numpy")
+    """Those that this process has loaded for matplotlib."""
+    pytest.importorskip("matplotlib.pyplot")
     folder = shared / "libraries"
     folder.mkdir(exist_ok=True)
     maps = Path("/proc/self/maps").read_text()
