@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 READY, FAILED = b"R", b"E"
 _REASON_CHARS = 1000
+_FAR_MORE = 8
 CHANNEL_FD, CALLS_FD, PROCESSES_FD = 3, 4, 5
 _DEVICES = ("null", "zero", "full", "random", "urandom", "shm")
 _FIRST_TO_END = "1000"  # of all processes, when the kernel looks for memory
@@ -28,12 +29,14 @@ def name_folders(base: str) -> None:
     os.environ["MPLCONFIGDIR"] = f"{base}/.matplotlib"
 
 
-def enter(setup: Message, *, limits_memory: bool, protected: tuple[int, ...]) -> None:
+def enter(setup: Message, *, limits_memory: bool, limits_processes: bool, protected: tuple[int, ...]) -> None:
     """Go through every inner wall. Only descriptors that this process is to keep may be open.
 
     Args:
         setup: What the server said.
         limits_memory: Whether the container's cgroup bounds memory; else each process has its own bound.
+        limits_processes: Whether it bounds processes; else the kernel refuses far more than the agent lets
+            be, so that it can end them.
         protected: The processes that may not be signalled.
     Raises:
         OSError: A wall could not be put up.
@@ -46,7 +49,8 @@ def enter(setup: Message, *, limits_memory: bool, protected: tuple[int, ...]) ->
     base = setup["folder"]
     walls.working_folders(base)
     os.chdir(setup["cwd"] or f"{base}/work")
-    walls.bound(setup["limits"], processes=None, cgroup=limits_memory)
+    most = None if limits_processes else _processes_of_user() + _FAR_MORE * setup["limits"]["processes"]
+    walls.bound(setup["limits"], processes=most, cgroup=limits_memory)
     runner.use_streams()
     if _has_capabilities():
         libc.drop_capabilities()
@@ -63,6 +67,18 @@ def enter(setup: Message, *, limits_memory: bool, protected: tuple[int, ...]) ->
         )
     )
     runner.rehearse()
+
+
+def _processes_of_user() -> int:
+    """Those of ours and of others; the kernel counts them together."""
+    own, count = os.getuid(), 0
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.stat(f"/proc/{name}").st_uid == own:
+                count += len(os.listdir(f"/proc/{name}/task"))
+        except OSError:
+            continue  # it ended
+    return count
 
 
 def first_to_end() -> None:

@@ -111,8 +111,7 @@ class Kept(Worker):
         os._exit(session.BROKEN)
 
     def _wall_in(self) -> None:
-        protected = (*self.protected, os.getppid())
-        locked.enter(self.setup, limits_memory=self.counters.limits_memory, protected=protected)
+        self.wall_in((*self.protected, os.getppid()))
 
     def open_call(self, message: Message) -> tuple[socket.socket, tuple[int, int]]:
         channel, streams, theirs = new_streams()

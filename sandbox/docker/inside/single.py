@@ -42,7 +42,7 @@ class Single(Worker):
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             walls.only_descriptors((null, null, null, channel.detach(), *streams))
             channel = socket.socket(fileno=locked.CHANNEL_FD)
-            locked.enter(self.setup, limits_memory=self.counters.limits_memory, protected=self.protected)
+            self.wall_in(self.protected)
             for fd, number in zip(_STREAM_FDS, (1, 2), strict=True):
                 os.dup2(fd, number)
                 os.close(fd)
@@ -111,7 +111,7 @@ class InPlace(Single):
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             walls.only_descriptors((null, null, null, channel.detach(), calls.detach()))
             channel, calls = (socket.socket(fileno=fd) for fd in (locked.CHANNEL_FD, locked.CALLS_FD))
-            locked.enter(self.setup, limits_memory=self.counters.limits_memory, protected=self.protected)
+            self.wall_in(self.protected)
             session.serve_in_place(channel, calls, self.setup["session_idle_s"])
         except BaseException as error:
             wire.send(calls, {"failed": locked.reason(error)})

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 
-from sandbox.docker.inside import processes
+from sandbox.docker.inside import locked, processes
 from sandbox.docker.inside.call import Call
 from sandbox.linux import memory, wire
 
@@ -75,6 +75,15 @@ class Worker:
     def ended(self, status: int, cpu_ns: int, peak_bytes: int) -> None:
         """The process that `start` made ended."""
         raise NotImplementedError
+
+    def wall_in(self, protected: tuple[int, ...]) -> None:
+        """Lock down the calling process, which is no more than that of a call from here on."""
+        locked.enter(
+            self.setup,
+            limits_memory=self.counters.limits_memory,
+            limits_processes=self.counters.limits_processes,
+            protected=protected,
+        )
 
     def begin(self, message: Message, blobs: list[bytes]) -> None:
         """Start a call.

@@ -27,6 +27,8 @@ LIMITS = {
     "cpu_s": 0,
     "cpu_ns": 0,
 }
+# Whatever the agent does or fails to do, a test takes no more of this machine: all processes of its user.
+BOUNDED = ["prlimit", "--nproc=400"]
 AS_CONTAINER = [
     *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"),
     *("--bounding-set=-all", "--inh-caps=-all"),
@@ -119,13 +121,12 @@ class Agent:
         return self.end()
 
     def left(self) -> list[int]:
-        """Living processes that have this agent's folder as `HOME`, or come from it."""
+        """Processes of code that are not gone: they work in this agent's folder."""
         found = []
         for name in filter(str.isdigit, os.listdir("/proc")):
             try:
-                with open(f"/proc/{name}/environ", "rb") as file:
-                    if f"HOME={self.folder}".encode() in file.read().split(b"\0"):
-                        found.append(int(name))
+                if os.readlink(f"/proc/{name}/cwd").startswith(f"{self.folder}/"):
+                    found.append(int(name))
             except OSError:
                 continue
         return found
@@ -142,6 +143,7 @@ def agent(
     argv = [python, *bundle.command()[1:]]
     if as_container and os.getuid() == 0:
         argv = [*AS_CONTAINER, *argv]
+    argv = [*BOUNDED, *argv]
     try:
         with running(argv, folder, environment={"PATH": os.environ["PATH"], **(environment or {})}) as found:
             yield found
