@@ -36,6 +36,10 @@ class ContainerGone(Exception):
     """The connection to the container ended, or makes no sense any more; the text says how."""
 
 
+class NoInitHere(ContainerGone):
+    """Its kernel has no Landlock: code could speak in the agent's place, through what docker's init holds."""
+
+
 class Link:
     """The attached streams of a container."""
 
@@ -192,7 +196,8 @@ class Container:
                 self.next_call = said["ready"]
                 return
             if "failed" in said:
-                raise ContainerGone(f"its agent cannot go on: {str(said['failed'])[:300]}")
+                problem = f"its agent cannot go on: {str(said['failed'])[:300]}"
+                raise NoInitHere(problem) if said.get("needs") == "no init" else ContainerGone(problem)
             if isinstance(said.get("hello"), dict):
                 self.hello = said["hello"]
         raise ContainerGone("its agent is not ready in time")
@@ -209,6 +214,7 @@ def start(
     session: bool,
     ping_s: float,
     stopped: Callable[[], bool],
+    init: bool,
 ) -> Container:
     """Make a container and wait until its agent is ready; takes a few hundred milliseconds.
 
@@ -216,8 +222,10 @@ def start(
         runtime: `None` for the engine's default.
         ping_s: How long the engine may take to show that it is there.
         stopped: Whether it is not wanted any more.
+        init: Whether docker's own init is its first process, or our agent.
 
     Raises:
+        NoInitHere: It cannot be had with `init`, but without. Nothing is left of it.
         SandboxUnavailable: It cannot be had. Nothing is left of it, as far as the engine answers.
         SandboxConfigError: A folder is not the one any more that it was.
     """
@@ -227,7 +235,7 @@ def start(
             f"the engine at {engine.address} may be on another machine, which has other folders",
             "Leave `mounts` and `working_dir` out, or use an engine on this machine.",
         )
-    options, host = container_options(plan, labels=labels, volumes=facts.volumes, session=session)
+    options, host = container_options(plan, labels=labels, volumes=facts.volumes, session=session, init=init)
     link: Link | None = None
     try:
         if runtime is not None:
@@ -250,6 +258,8 @@ def start(
         if link is not None:
             link.close()
         engine.remove(name)
+        if isinstance(error, NoInitHere) and init:
+            raise
         if isinstance(error, EngineFault):
             raise unavailable(
                 "start a container", str(error), "See the engine's own log, or `docker info`."

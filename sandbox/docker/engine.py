@@ -156,7 +156,7 @@ class Engine:
             found = self._image(image, pull, on_progress)
         except EngineFault as fault:
             raise self._no_engine(fault) from fault
-        if not isinstance(info, dict) or not isinstance(found, dict):
+        if not isinstance(info, dict) or not isinstance(found, dict) or "Id" not in found:
             raise self._no_engine(EngineFault("what answers there is no container engine"))
         self._check_platform(info, image, found)
         chosen = self._runtime(info, runtime)
@@ -289,7 +289,11 @@ def _client_class(limit: threading.local) -> type[docker.APIClient]:
                 options["timeout"] = within_s or self.timeout
             if (path := getattr(self._custom_adapter, "socket_path", None)) is not None:
                 _knock(path, options["timeout"])
-            return super().request(method, url, **options)
+            response = super().request(method, url, **options)
+            if response.status_code >= 400:
+                _ = response.content  # keeps it, for the error's text
+                response.close()  # the SDK raises, and leaves the connection to the collector
+            return response
 
     return Client
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from sandbox.docker.container import Container, new_name, start
+from sandbox.docker.container import Container, NoInitHere, new_name, start
 from sandbox.docker.engine import Engine, EngineFault, Facts, unavailable
 from sandbox.docker.reaper import labels, reap
 from sandbox.errors import SandboxBusy, SandboxClosed, SandboxError, SandboxUnavailable
@@ -91,6 +91,7 @@ class Supply:
         self._names: dict[str, float] = {}  # of what exists or will; until when, for what goes
         self._links: dict[str, Container] = {}
         self._starting = 0
+        self._has_init = True  # until a kernel turns out to need it otherwise
         self._is_pooled = False  # a sandbox that only has sessions needs none
         self._waiting = 0
         self._failure: tuple[float, SandboxError] | None = None
@@ -175,6 +176,8 @@ class Supply:
                 container = self._start(session=True)
             except SandboxError as error:
                 failed.append(error)
+            except Exception as error:  # as in `_fill_up`
+                failed.append(SandboxError(f"a container could not be started: {error!r}"))
             else:
                 with self.changed:
                     if not gave_up.is_set() and not self.closed:
@@ -260,9 +263,8 @@ class Supply:
                 container = self._start(session=False)
             except SandboxError as error:
                 failure = error
-            except BaseException as error:
+            except Exception as error:  # of the SDK, which promises nothing; callers must hear of it
                 failure = SandboxError(f"a container could not be started: {error!r}")
-                raise
             finally:
                 with self.changed:
                     if container is not None and not self.closed:
@@ -282,6 +284,13 @@ class Supply:
 
     def _start(self, *, session: bool) -> Container:
         """Start one container. Blocks for hundreds of milliseconds, or as long as the engine may take."""
+        try:
+            return self._start_one(session=session, init=self._has_init)
+        except NoInitHere:
+            self._has_init = False
+            return self._start_one(session=session, init=False)
+
+    def _start_one(self, *, session: bool, init: bool) -> Container:
         engine, facts = self._connect()
         name = new_name(self.instance)
         with self.changed:
@@ -297,11 +306,13 @@ class Supply:
                 session=session,
                 ping_s=self._ping_s(),
                 stopped=lambda: self.closed,
+                init=init,
             )
-        except BaseException:
+        except BaseException as error:
             with self.changed:
                 self._names[name] = time.monotonic() + _LEAVING_S
-            self._disconnect(engine)
+            if not isinstance(error, NoInitHere):
+                self._disconnect(engine)
             raise
         with self.changed:
             self._links[name] = container

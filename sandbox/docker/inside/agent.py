@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 _ABOVE_ALL = 64  # first of the descriptors of the connection, out of the way of everything that code gets
 _FLUSH_S = 5.0
+_WITHIN_REACH = (
+    "this kernel has no Landlock, so code could reach the streams of the container's first process; "
+    "start the container without an init of its own"
+)
 _DEFAULTS: Message = {
     "folder": walls.TMP,
     "cwd": "",
@@ -121,15 +125,17 @@ class Agent:
         except (BrokenFrame, KeyError, ValueError, TypeError) as error:
             self._fail(f"the server's frame cannot be carried out: {locked.reason(error)}")
 
-    def _fail(self, reason: str) -> None:
-        self.link.send({"failed": reason})
+    def _fail(self, reason: str, **more: str) -> None:
+        self.link.send({"failed": reason, **more})
         self.is_over = True
 
     def _set_up(self, setup: Message) -> None:
         if self.worker is not None:
             raise ValueError("a second setup")
+        if _is_within_reach():
+            self._fail(_WITHIN_REACH, needs="no init")
+            return
         try:
-            _check_reach()
             _check_mounts(setup["mounts"])
             _settle(setup)
             threads = map(int, os.listdir("/proc/self/task"))  # modules may have started some
@@ -204,26 +210,20 @@ def _moved(fd: int) -> int:
     return copy
 
 
-def _check_reach() -> None:
-    """Whether the code will be kept from what holds the other ends of our connection's descriptors.
+def _is_within_reach() -> bool:
+    """Whether code could get at what else holds the other ends of our connection's descriptors.
 
     Docker's init has them too, belongs to the same user, and is not closed to others as we are: over its
     descriptors code could speak to the server in our place. Landlock keeps it away; so does being the first
     process ourselves.
-
-    Raises:
-        OSError: Nothing does.
     """
     if os.getpid() == 1 or landlock.abi():
-        return
+        return False
     try:
         os.listdir("/proc/1/fd")
     except OSError:
-        return
-    raise OSError(
-        "this kernel has no Landlock, so code could reach the streams of the container's first process; "
-        "start the container without an init of its own"
-    )
+        return False
+    return True
 
 
 def _check_mounts(mounts: list[list[object]]) -> None:

@@ -1,4 +1,4 @@
-"""Engines that are not there, say nothing, say nonsense, hang up or die: an error in time, and the next call works."""
+"""Engines that are absent, silent, talk nonsense, hang up or die: an error in time; the next call works."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def reset(connection: socket.socket) -> None:
 def answer(body: bytes, status: bytes = b"200 OK") -> Serve:
     def serve(connection: socket.socket) -> None:
         connection.recv(65536)
-        head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % (status, len(body))
+        head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % (
+            status,
+            len(body),
+        )
         connection.sendall(head + b"Connection: close\r\n\r\n" + body)
 
     return serve
@@ -144,18 +147,21 @@ def test_an_image_that_is_not_there_is_not_pulled(docker_engine: Engine) -> None
 
 
 def test_a_pull_that_fails_is_told(docker_engine: Engine) -> None:
-    with DockerSandbox(
-        "localhost:1/no-such:1", QUICK, engine=docker_engine.address, pull="missing"
-    ) as sandbox, pytest.raises(SandboxUnavailable, match="cannot be pulled"):
+    with (
+        DockerSandbox(
+            "localhost:1/no-such:1", QUICK, engine=docker_engine.address, pull="missing"
+        ) as sandbox,
+        pytest.raises(SandboxUnavailable, match="cannot be pulled"),
+    ):
         sandbox.execute_sync("1")
 
 
-def test_a_runtime_that_the_engine_does_not_know_is_refused(
-    docker_engine: Engine, docker_image: str
-) -> None:
-    with DockerSandbox(docker_image, QUICK, engine=docker_engine.address, runtime="nonesuch") as sandbox:
-        with pytest.raises(SandboxUnavailable, match="no runtime 'nonesuch'"):
-            sandbox.execute_sync("1")
+def test_a_runtime_that_the_engine_does_not_know_is_refused(docker_engine: Engine, docker_image: str) -> None:
+    with (
+        DockerSandbox(docker_image, QUICK, engine=docker_engine.address, runtime="nonesuch") as sandbox,
+        pytest.raises(SandboxUnavailable, match="no runtime 'nonesuch'"),
+    ):
+        sandbox.execute_sync("1")
 
 
 def test_folders_are_refused_for_an_engine_elsewhere(tmp_path: Path) -> None:
@@ -190,6 +196,7 @@ def test_folders_are_refused_for_an_engine_elsewhere(tmp_path: Path) -> None:
                 session=False,
                 ping_s=1,
                 stopped=lambda: False,
+                init=True,
             )
     finally:
         close(planned.folders)
