@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import struct
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +26,15 @@ from tests.own_engine import OwnEngine
 QUICK = SandboxConfig(timeout_seconds=1, pool_size=1)
 IN_TIME_S = 4.0
 Serve = Callable[[socket.socket], None]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """The SDK leaves a socket that nobody answered to the collector, which would warn in a later test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @contextlib.contextmanager
