@@ -18,7 +18,7 @@ from sandbox.types import EndedBy, SandboxConfig, SandboxResult
 if TYPE_CHECKING:
     from sandbox.docker.frames import Header
 
-_BACKSTOP_S = 0.5  # after which we end a call that the agent should have ended
+_BACKSTOP_S = 0.8  # after which we end a call that the agent should have ended
 _WORD_S = 0.4  # for the agent's word on a call that was ended; then we end the container
 _ENGINE_S = 0.8  # for the engine's word on a container that we ended, or that ended by itself
 _LOOK_S = 0.5
