@@ -365,9 +365,11 @@ def measure(pid: int, pidfd: int, base_ns: int, *, alone: bool) -> Ending | None
             peak = int(rest.split(None, 1)[0]) * 1024
     except OSError:
         return None
-    if not peak or has_ended(pidfd):
-        return None  # it goes, and has given back its memory; or it went, and its pid may be another's
-    return Ending(status=None, cpu_ns=max(cpu_ns, 0), peak_bytes=peak, why=None, ooms=0, refused_forks=0)
+    if not peak or cpu_ns <= 0 or has_ended(pidfd):
+        # It goes, and has given back its memory; or it never let go of its processor, so that the kernel has
+        # counted nothing yet, as one that waits for our word would; or it went, and its pid may be another's.
+        return None
+    return Ending(status=None, cpu_ns=cpu_ns, peak_bytes=peak, why=None, ooms=0, refused_forks=0)
 
 
 def _read(path: str) -> bytes:
