@@ -13,6 +13,7 @@ import pytest
 from sandbox import DockerSandbox, IsolationLevel, SandboxConfig
 from sandbox.docker import bundle, frames
 from sandbox.docker.plan import AGENT_MEMORY_BYTES
+from sandbox.docker.reaper import INSTANCE
 from tests.docker_engine import Engine
 
 CONFIG = SandboxConfig(
@@ -21,19 +22,24 @@ CONFIG = SandboxConfig(
 MIB = 1024**2
 
 
+def containers_of(sandbox: DockerSandbox, engine: Engine) -> list[dict[str, Any]]:
+    """What the engine shows of this sandbox's containers; others may have some there, too."""
+    client = engine.client()
+    try:
+        label = f"{INSTANCE}={sandbox._supply.instance}"
+        return [each.attrs for each in client.containers.list(filters={"label": label})]
+    finally:
+        client.close()
+
+
 @pytest.fixture(scope="module")
 def inspected(docker_engine: Engine, docker_image: str) -> Iterator[dict[str, Any]]:
     """A session's container while it lives, as `docker inspect` shows it."""
     with DockerSandbox(docker_image, CONFIG, engine=docker_engine.address) as sandbox:
         result = sandbox.execute_sync("1", session="looked at")
         assert (result.backend, result.runtime) == ("docker", "runc")
-        client = docker_engine.client()
-        try:
-            found = client.containers.list(filters={"label": "mcp-tools.sandbox=1", "status": "running"})
-            (one,) = [each for each in found if each.attrs["Config"]["Labels"] is not None][:1]
-            yield one.attrs
-        finally:
-            client.close()
+        (one,) = containers_of(sandbox, docker_engine)
+        yield one
 
 
 @pytest.mark.parametrize(
@@ -136,5 +142,9 @@ def test_a_folder_of_the_host_is_the_only_mount(
     tmp_path.chmod(0o777)
     config = SandboxConfig(working_dir=str(tmp_path), pool_size=1)
     with DockerSandbox(docker_image, config, engine=docker_engine.address) as sandbox:
-        result = sandbox.execute_sync("open('made', 'w').write('here')\nimport os; os.getcwd()")
+        code = "open('made', 'w').write('here')\nimport os; os.getcwd()"
+        result = sandbox.execute_sync(code, session="looked at")
         assert (result.value, (tmp_path / "made").read_text()) == ("'/work'", "here")
+        (one,) = containers_of(sandbox, docker_engine)
+        seen = [(each["Type"], each["Source"], each["Destination"], each["RW"]) for each in one["Mounts"]]
+        assert seen == [("bind", str(tmp_path.resolve()), "/work", True)]
