@@ -52,9 +52,7 @@ def test_a_backend_that_is_named_is_not_replaced_by_another(docker_engine: Engin
 
 @pytest.mark.usefixtures("without_embedded")
 @pytest.mark.parametrize("backend", ["auto", "docker"])
-def test_what_is_below_the_minimum_is_refused(
-    backend: str, docker_engine: Engine, docker_image: str
-) -> None:
+def test_what_is_below_the_minimum_is_refused(backend: str, docker_engine: Engine, docker_image: str) -> None:
     config = SandboxConfig(pool_size=1, minimum_level=IsolationLevel.L4_PLUS)
     with pytest.raises(SandboxUnavailable) as refused:
         choose(config, backend=backend, image=docker_image, engine=docker_engine.address)  # type: ignore[arg-type]
