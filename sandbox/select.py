@@ -107,6 +107,7 @@ def choose(
         "docker": lambda: _container(config, image, runtime, engine, forced=backend == "docker"),
     }
     best: Choice | None = None
+    failure: SandboxError | None = None
     missing: tuple[Missing, ...] = ()
     for name in ("linux", "docker") if backend == "auto" else (backend,):
         try:
@@ -115,8 +116,7 @@ def choose(
             missing += refusal.missing
             continue
         except SandboxError as error:
-            if best is None:
-                raise
+            failure = error
             missing += (Missing(level="L3", step=name, reason=str(error), remedy="Try `mcp-tools doctor`."),)
             continue
         level = sandbox.level or IsolationLevel.NONE
@@ -129,6 +129,8 @@ def choose(
             worse.close()
         if level >= _GOOD_ENOUGH:
             break
+    if best is None and failure is not None:
+        raise failure
     if best is None:
         raise SandboxUnavailable("this host cannot isolate code well enough", missing)
     return replace(best, missing=missing)

@@ -68,14 +68,21 @@ class Call:
         self._act_at_s = began_s + self._wall_s + _BACKSTOP_S
         try:
             self.container.next_call = 0
+            # Closing the connection ends a send that nobody takes; the call is not whole then, so none runs.
+            sending = True
+            withdrawal.tell(lambda: self.container.link.close() if sending else self._kill(EndedBy.CANCELLED))
             try:
                 self.container.link.send(self._request, self._act_at_s)
             except ContainerGone as gone:
+                withdrawal.check()
+                if time.monotonic() >= self._act_at_s:
+                    raise SandboxDied(f"the container took no call: {gone}; nothing was run") from gone
                 raise NotSent(str(gone)) from gone
-            withdrawal.tell(lambda: self._kill(EndedBy.CANCELLED))
+            sending = False
             self._listen(on_loss)
         except (NotSent, SandboxDied):
             self.is_lost = True
+            withdrawal.check()
             raise
         except BaseException:  # KeyboardInterrupt, or what another signal handler raises
             self._abandon()

@@ -26,6 +26,7 @@ START_S = 30.0  # from the start of the process until a child waits; `preload` i
 _READ_BYTES = 256 * 1024
 _STREAM_HEADER = struct.Struct(">BxxxL")  # before each piece: which stream, and how many bytes of it
 _STDOUT, _STDERR = 1, 2
+_LAST_LOOK_S = 0.05
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_WORD_BYTES = 64 * 1024  # a piece of output; reports are bounded by the configuration
 _SAID_BYTES = 2000  # of stderr, where an interpreter that cannot run says why
@@ -88,10 +89,14 @@ class Link:
         Raises:
             ContainerGone: The stream ended, or what came is no frame.
         """
+        is_last_look = False
         while not self._found:
             left_s = until_s - time.monotonic()
             if left_s <= 0:
-                return None
+                # What came in time counts, also where this process was stopped and looks only now.
+                if is_last_look or self.is_quiet():
+                    return None
+                is_last_look, left_s = True, _LAST_LOOK_S
             try:
                 self._socket.settimeout(left_s)
                 data = self._socket.recv(_READ_BYTES)
@@ -241,6 +246,7 @@ def start(
         if runtime is not None:
             host["runtime"] = runtime
         engine.ask("ping", within_s=ping_s)
+        _go_on_unless(stopped)
         engine.ask(
             "create_container", facts.image_id, name=name, host_config=engine.host_config(**host), **options
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import logging
 import secrets
 import threading
 import time
@@ -17,17 +18,26 @@ from typing import TYPE_CHECKING, TypeVar
 from sandbox.docker.container import Container, NoInitHere, new_name, start
 from sandbox.docker.engine import Engine, EngineFault, Facts, unavailable
 from sandbox.docker.reaper import labels, reap
-from sandbox.errors import SandboxBusy, SandboxClosed, SandboxError, SandboxUnavailable
+from sandbox.errors import (
+    SandboxBusy,
+    SandboxClosed,
+    SandboxConfigError,
+    SandboxError,
+    SandboxUnavailable,
+)
 
 if TYPE_CHECKING:
     from sandbox.docker.engine import Progress
     from sandbox.docker.plan import Plan
+
+logger = logging.getLogger(__name__)
 
 _STARTERS = 4  # threads that start containers; more would only slow each other down
 _PING_S = (2.0, 10.0)  # at least, at most
 _ANSWER_S = 15.0
 _LOOK_S = 1.0
 _REAP_S = 4.0
+_RETRY_S = 10.0  # after a container that could not be had, when no call asks for one
 _LEAVING_S = 3.0  # a container that was let go removes itself within this, or is removed
 _CLOSE_S = 8.0
 _T = TypeVar("_T")
@@ -86,6 +96,7 @@ class Supply:
         self._pull, self._on_progress = pull, on_progress
         self._labels = labels(self.instance)
         self._engine: Engine | None = None
+        self._last_engine: Engine | None = None  # after a fault, for the end
         self._connecting = threading.Lock()
         self._idle: collections.deque[Container] = collections.deque()
         self._names: dict[str, float] = {}  # of what exists or will; until when, for what goes
@@ -159,7 +170,8 @@ class Supply:
             with self.changed:
                 self._waiting -= is_waiting
                 if not self.closed and self._failure is None:
-                    self._fill()
+                    with contextlib.suppress(SandboxError):  # the keeper tries again
+                        self._fill()
 
     def begin_session(self, since_s: float, withdrawal: Withdrawal) -> Container:
         """A container of its own for a session.
@@ -228,7 +240,11 @@ class Supply:
     # --- Threads
 
     def _run(self, work: Callable[[], None]) -> None:
-        """Have a thread do it; the caller has the lock."""
+        """Have a thread do it; the caller has the lock.
+
+        Raises:
+            SandboxError: There can be no more threads.
+        """
 
         def all_of_it() -> None:
             try:
@@ -239,11 +255,15 @@ class Supply:
                     self.changed.notify_all()
 
         thread = threading.Thread(target=all_of_it, name="docker-sandbox", daemon=True)
+        try:
+            if self._keeper is None:
+                keeper = threading.Thread(target=self._keep, name="docker-sandbox-keeper", daemon=True)
+                keeper.start()
+                self._keeper = keeper
+            thread.start()
+        except RuntimeError as error:
+            raise SandboxError(f"this process cannot start another thread: {error}") from error
         self._threads.add(thread)
-        thread.start()
-        if self._keeper is None:
-            self._keeper = threading.Thread(target=self._keep, name="docker-sandbox-keeper", daemon=True)
-            self._keeper.start()
 
     def _lacking(self) -> int:
         return self.plan.config.pool_size + self._waiting - len(self._idle) - self._starting
@@ -252,8 +272,8 @@ class Supply:
         """Have threads start what is lacking; the caller has the lock."""
         self._is_pooled = True
         for _ in range(min(self._lacking(), _STARTERS - self._starting)):
+            self._run(self._fill_up)  # which needs the lock for its first step
             self._starting += 1
-            self._run(self._fill_up)
 
     def _fill_up(self) -> None:
         """Start containers until nothing lacks, or until one cannot be had."""
@@ -311,7 +331,7 @@ class Supply:
         except BaseException as error:
             with self.changed:
                 self._names[name] = time.monotonic() + _LEAVING_S
-            if not isinstance(error, NoInitHere):
+            if not isinstance(error, (NoInitHere, SandboxConfigError, SandboxClosed)):
                 self._disconnect(engine)
             raise
         with self.changed:
@@ -359,36 +379,51 @@ class Supply:
         """After a fault: the next start asks anew what there is."""
         with self._connecting:
             if self._engine is engine:
+                # Not closed before the next one is: over ssh, what runs hangs on this connection.
+                last, self._last_engine = self._last_engine, engine
                 self._engine = None
-                engine.close()
+                if last is not None:
+                    last.close()
 
     def _keep(self) -> None:
         """Look after what lives and what should be gone, until the sandbox is closed."""
         next_reap_s = 0.0
         while True:
             with self.changed:
-                if self.closed:
-                    return
                 self.changed.wait_for(lambda: self.closed, _LOOK_S)
                 if self.closed:
                     return
-                for each in [each for each in self._idle if not each.is_well()]:
-                    self._idle.remove(each)
-                    self.discard(each)
-                if self._is_pooled and self._failure is None:
-                    self._fill()
-            self.each_second()
-            engine = self._engine
-            if engine is not None and time.monotonic() >= next_reap_s:
-                with contextlib.suppress(EngineFault):  # whoever needs a container hears of it
-                    self._reap(engine)
-                next_reap_s = time.monotonic() + _REAP_S
+            try:
+                self._look_after()
+                if time.monotonic() >= next_reap_s:
+                    next_reap_s = time.monotonic() + _REAP_S
+                    if (engine := self._engine) is not None:
+                        self._reap(engine)
+            except EngineFault as fault:  # whoever needs a container hears of it
+                logger.debug("the container engine does not say what there is: %s", fault)
+            except Exception:  # it must go on: nobody else looks after what is there
+                logger.exception("looking after containers failed")
+
+    def _look_after(self) -> None:
+        with self.changed:
+            for each in [each for each in self._idle if not each.is_well()]:
+                self._idle.remove(each)
+                self.discard(each)
+            failed_s = self._failure[0] if self._failure is not None else -_RETRY_S
+            if self._is_pooled and time.monotonic() >= failed_s + _RETRY_S:
+                self._fill()
+        self.each_second()
 
     def _reap(self, engine: Engine) -> None:
-        now = time.monotonic()
-        with self.changed:
-            known = {name for name, until_s in self._names.items() if not until_s or until_s > now}
-            gone = set(self._names) - known
+        gone: set[str] = set()
+
+        def known() -> set[str]:
+            now = time.monotonic()
+            with self.changed:
+                in_use = {name for name, until_s in self._names.items() if not until_s or until_s > now}
+                gone.update(set(self._names) - in_use)
+            return in_use
+
         reap(engine, self.instance, known)
         with self.changed:
             for name in gone:  # this time it was not there, or was removed
@@ -407,16 +442,28 @@ class Supply:
             self.changed.notify_all()
         for container in links:
             self.discard(container)
-        engine = self._engine
-        if wait and engine is not None:
-            self._await_end(engine)
-        elif engine is not None:
-            engine.close()
+        if wait:
+            self._await_end()
+        else:
+            self._close_engines()
         return True
 
-    def _await_end(self, engine: Engine) -> None:
+    def _close_engines(self) -> None:
+        for engine in {each for each in (self._engine, self._last_engine) if each is not None}:
+            engine.close()
+
+    def _await_end(self) -> None:
         """Wait until no container is left, with some force, and until no thread is."""
         until_s = time.monotonic() + _CLOSE_S
+        for each in (*self._threads, *filter(None, [self._keeper])):  # what they start they let go again
+            if each is not threading.current_thread():
+                each.join(max(0.0, until_s - time.monotonic()))
+        engine = self._engine or self._last_engine
+        if engine is not None:
+            self._await_containers(engine, until_s)
+        self._close_engines()
+
+    def _await_containers(self, engine: Engine, until_s: float) -> None:
         done = threading.Event()
 
         def work() -> None:
@@ -427,7 +474,7 @@ class Supply:
                     left = engine.ask("containers", all=True, filters=filters, within_s=2.0)
                 except EngineFault:
                     break  # nobody to ask; what is left goes with its connection
-                if not left and not self._starting:
+                if not left:
                     break
                 if forced or time.monotonic() > until_s - _CLOSE_S + 1.0:
                     forced = True
@@ -438,12 +485,8 @@ class Supply:
 
         thread = threading.Thread(target=work, name="docker-sandbox-close", daemon=True)
         thread.start()
-        thread.join(_CLOSE_S)
+        thread.join(max(0.0, until_s - time.monotonic()))
         done.set()
-        for each in (*self._threads, *filter(None, [self._keeper])):
-            if each is not threading.current_thread():
-                each.join(max(0.0, until_s - time.monotonic()))
-        engine.close()
 
     def forget(self) -> None:
         """In a fork of the server: close our copies of the connections, and end nothing."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from sandbox.docker.engine import Engine
+
+logger = logging.getLogger(__name__)
 
 LABEL = "mcp-tools.sandbox"
 INSTANCE = f"{LABEL}.instance"
@@ -17,6 +20,7 @@ OWNER = f"{LABEL}.owner"
 OWNER_START = f"{LABEL}.owner-start"
 HOST = f"{LABEL}.host"
 _LIST_S = 5.0
+_NO_SUCH_PROCESS = 87  # ERROR_INVALID_PARAMETER
 
 
 def labels(instance: str) -> dict[str, str]:
@@ -30,11 +34,12 @@ def labels(instance: str) -> dict[str, str]:
     }
 
 
-def reap(engine: Engine, instance: str, known: Collection[str]) -> list[str]:
+def reap(engine: Engine, instance: str, known: Callable[[], Collection[str]]) -> list[str]:
     """Remove containers of servers that are gone, and those of `instance` that it does not know.
 
     Args:
-        known: Names of containers that are in use, or are being made or ended.
+        known: Returns the names of containers that are in use, or are being made or ended. Called after the
+            engine said what there is: a container is known before it exists.
 
     Returns:
         The names of those that were removed.
@@ -44,16 +49,20 @@ def reap(engine: Engine, instance: str, known: Collection[str]) -> list[str]:
     """
     found = engine.ask("containers", all=True, filters={"label": [f"{LABEL}=1"]}, within_s=_LIST_S)
     removed = []
+    in_use = known()
     for each in found if isinstance(found, list) else ():
         name = str((each.get("Names") or [each.get("Id", "")])[0]).lstrip("/")
         said = each.get("Labels") or {}
         if said.get(INSTANCE) == instance:
-            if name in known:
+            if name in in_use:
                 continue
         elif not owner_is_gone(said):
             continue
         if engine.remove(str(each.get("Id") or name)):
             removed.append(name)
+            logger.info("removed the container %s, whose server is gone", name)
+        else:
+            logger.warning("the container %s could not be removed; it is tried again", name)
     return removed
 
 
@@ -65,7 +74,7 @@ def owner_is_gone(said: Mapping[str, Any]) -> bool:
     if said.get(HOST) != host() or not str(said.get(OWNER, "")).isdigit() or not said.get(OWNER_START):
         return False
     started = _start_of(int(said[OWNER]))
-    return started is None or started != said[OWNER_START]
+    return started is None or started not in {"", said[OWNER_START]}
 
 
 @functools.cache
@@ -82,19 +91,30 @@ def host() -> str:
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process started, in whatever the system counts; `None` if there is no such process."""
+    """When a process started, in whatever the system counts; `None` if there certainly is no such process,
+    `""` if that cannot be told.
+    """
     if sys.platform == "linux":
         try:
             with open(f"/proc/{pid}/stat", "rb") as file:
                 fields = file.read().rpartition(b") ")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
         except OSError:
-            return ""
+            return "" if _may_be_there(pid) else None
         return None if fields[0] in {b"Z", b"X"} else fields[19].decode()
     if sys.platform == "win32":
         return _windows_start_of(pid)
-    return _said_by("/bin/ps", "-o", "lstart=", "-p", str(pid)) or None
+    return _said_by("/bin/ps", "-o", "lstart=", "-p", str(pid)) or ("" if _may_be_there(pid) else None)
+
+
+def _may_be_there(pid: int) -> bool:
+    """A `/proc` mounted with `hidepid` shows no processes of others; whether they can be signalled tells."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _said_by(*command: str) -> str:
@@ -108,7 +128,7 @@ def _windows_start_of(pid: int) -> str | None:
     kernel = getattr(ctypes, "windll").kernel32  # noqa: B009 - only there
     handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
     if not handle:
-        return None
+        return None if kernel.GetLastError() == _NO_SUCH_PROCESS else ""
     try:
         created, *others = (ctypes.c_ulonglong() for _ in range(4))
         if not kernel.GetProcessTimes(handle, *map(ctypes.byref, (created, *others))):

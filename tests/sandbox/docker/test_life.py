@@ -17,7 +17,17 @@ import docker
 import pytest
 
 from sandbox import DockerSandbox, SandboxConfig
-from sandbox.docker.reaper import HOST, INSTANCE, LABEL, OWNER, OWNER_START, host, labels
+from sandbox.docker.reaper import (
+    HOST,
+    INSTANCE,
+    LABEL,
+    OWNER,
+    OWNER_START,
+    host,
+    labels,
+    owner_is_gone,
+    reap,
+)
 from tests.docker_engine import Engine
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -136,13 +146,74 @@ def test_whose_owner_may_live_is_left_alone(
             supply = sandbox._supply
             before = supply._reap
 
-            def reap(engine: Any) -> None:
+            def and_tell(engine: Any) -> None:
                 before(engine)
                 reaped.set()
 
-            supply._reap = reap  # type: ignore[method-assign]
+            supply._reap = and_tell  # type: ignore[method-assign]
             assert reaped.wait(GONE_WITHIN_S)
         assert other in {each.name for each in client.containers.list()}
+
+
+@pytest.mark.parametrize("may_signal", [PermissionError, None], ids=["of another user", "ours"])
+def test_an_owner_that_the_system_hides_may_live(
+    may_signal: type[OSError] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where `/proc` is mounted with `hidepid`: nothing there, and yet there is such a process."""
+    marks = {**labels("x"), OWNER: "4194305"}  # beyond the largest pid, so there is nothing in /proc
+    assert owner_is_gone(marks)
+
+    def kill(pid: int, number: int) -> None:
+        if may_signal is not None:
+            raise may_signal
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert not owner_is_gone(marks)
+
+
+def test_a_container_that_is_made_while_the_engine_lists_is_left_alone() -> None:
+    known: set[str] = set()
+    removed: list[str] = []
+
+    class Lists:
+        def ask(self, *_: Any, **__: Any) -> list[dict[str, Any]]:
+            known.add("just made")
+            names = ["just made", "forgotten"]
+            return [{"Id": name, "Names": [f"/{name}"], "Labels": {INSTANCE: "mine"}} for name in names]
+
+        def remove(self, name: str) -> bool:
+            removed.append(name)
+            return True
+
+    assert reap(Lists(), "mine", lambda: known) == ["forgotten"]  # type: ignore[arg-type]
+    assert removed == ["forgotten"]
+
+
+def test_a_server_that_was_stopped_takes_what_came_meanwhile(
+    docker_engine: Engine, docker_image: str
+) -> None:
+    """D-25: the call ended well and in time; only its server looks too late."""
+    server = (
+        "import sys\nfrom sandbox import DockerSandbox, SandboxConfig\n"
+        "config = SandboxConfig(pool_size=1, timeout_seconds=2)\n"
+        "with DockerSandbox(sys.argv[1], config, engine=sys.argv[2]) as sandbox:\n"
+        "    sandbox.execute_sync('x = 41', session='s')\n"
+        "    print('calling', flush=True)\n"
+        "    result = sandbox.execute_sync('import time; time.sleep(1); x + 1', session='s')\n"
+        "    print(result.ended_by, result.value, result.session_lost, flush=True)\n"
+    )
+    argv = [sys.executable, "-c", server, docker_image, docker_engine.address]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "calling\n"
+            time.sleep(0.5)  # into the call; had it not begun, the test would show less, and not fail
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(4)
+            process.send_signal(signal.SIGCONT)
+            assert process.stdout.readline() == "exit 42 False\n"
+        finally:
+            process.kill()
 
 
 def test_two_servers_on_one_engine_leave_each_other_alone(
