@@ -44,6 +44,8 @@ class Facts:
         level: What that makes of a call.
         missing: Why it is not more.
         not_enforced: Limits of the configuration that this engine cannot enforce.
+        has_own_kernel: Whether the runtime gives containers a kernel of their own.
+        is_podman: Whether it is Podman, which knows fewer options than Docker.
     """
 
     image_id: str
@@ -52,6 +54,8 @@ class Facts:
     level: IsolationLevel
     missing: tuple[Missing, ...]
     not_enforced: tuple[str, ...]
+    has_own_kernel: bool = False
+    is_podman: bool = False
 
 
 def unavailable(step: str, reason: str, remedy: str, level: str = "L3") -> SandboxUnavailable:
@@ -153,12 +157,13 @@ class Engine:
         """
         try:
             info = self.ask("info")
+            is_podman = _is_podman(self.ask("version"))
             found = self._image(image, pull, on_progress)
         except EngineFault as fault:
             raise self._no_engine(fault) from fault
         if not isinstance(info, dict) or not isinstance(found, dict) or "Id" not in found:
             raise self._no_engine(EngineFault("what answers there is no container engine"))
-        self._check_platform(info, image, found)
+        _check_platform(info, image, found)
         chosen = self._runtime(info, runtime)
         level, missing = _level(info, chosen)
         config = found.get("Config") or {}
@@ -168,18 +173,10 @@ class Engine:
             runtime=chosen,
             level=level,
             missing=missing,
-            not_enforced=_not_enforced(info),
+            not_enforced=_not_enforced(info, is_podman),
+            has_own_kernel=_has_own_kernel(info, chosen),
+            is_podman=is_podman,
         )
-
-    def _check_platform(self, info: Mapping[str, Any], image: str, found: Mapping[str, Any]) -> None:
-        there, needs = str(info.get("Architecture", "")), str(found.get("Architecture", ""))
-        there = _MACHINES.get(there, there)
-        if str(found.get("Os") or "linux") != "linux":
-            raise unavailable("image", f"{image} is for {found.get('Os')}", "Take an image for Linux.")
-        if needs and there and _MACHINES.get(needs, needs) != there:
-            raise unavailable(
-                "image", f"{image} is for {needs}, the engine for {there}", f"Take the image for {there}."
-            )
 
     def _runtime(self, info: Mapping[str, Any], runtime: str | None) -> str:
         known = info.get("Runtimes") or {}
@@ -305,13 +302,33 @@ def _knock(path: str, within_s: float) -> None:
         connection.connect(path)
 
 
+def _check_platform(info: Mapping[str, Any], image: str, found: Mapping[str, Any]) -> None:
+    there, needs = str(info.get("Architecture", "")), str(found.get("Architecture", ""))
+    there = _MACHINES.get(there, there)
+    if str(found.get("Os") or "linux") != "linux":
+        raise unavailable("image", f"{image} is for {found.get('Os')}", "Take an image for Linux.")
+    if needs and there and _MACHINES.get(needs, needs) != there:
+        raise unavailable(
+            "image", f"{image} is for {needs}, the engine for {there}", f"Take the image for {there}."
+        )
+
+
+def _is_podman(version: Any) -> bool:
+    parts = version.get("Components") if isinstance(version, dict) else None
+    return any(isinstance(part, dict) and part.get("Name") == "Podman Engine" for part in parts or ())
+
+
+def _has_own_kernel(info: Mapping[str, Any], runtime: str) -> bool:
+    about = (info.get("Runtimes") or {}).get(runtime) or {}
+    path = str(about.get("path") or about.get("runtimeType") or "")
+    return any(word in each for word in _OWN_KERNEL for each in (runtime, os.path.basename(path)))
+
+
 def _level(info: Mapping[str, Any], runtime: str) -> tuple[IsolationLevel, tuple[Missing, ...]]:
     """How strong a container of this engine is. One wall is L3; with its own kernel or no host root, L4."""
-    about = info.get("Runtimes") or {}
-    path = str((about.get(runtime) or {}).get("path") or (about.get(runtime) or {}).get("runtimeType") or "")
     options = [str(each) for each in info.get("SecurityOptions") or ()]
     names = {part for each in options for part in each.split(",")}
-    if any(word in each for word in _OWN_KERNEL for each in (runtime, os.path.basename(path))):
+    if _has_own_kernel(info, runtime):
         return IsolationLevel.L4, ()
     if names & {"name=rootless", "name=userns"}:
         return IsolationLevel.L4, ()
@@ -325,13 +342,18 @@ def _level(info: Mapping[str, Any], runtime: str) -> tuple[IsolationLevel, tuple
     )
 
 
-def _not_enforced(info: Mapping[str, Any]) -> tuple[str, ...]:
-    """What an engine says that it cannot limit; one that says nothing can."""
+def _not_enforced(info: Mapping[str, Any], is_podman: bool) -> tuple[str, ...]:
+    """What an engine says that it cannot limit; one that says nothing can.
+
+    It drops such limits without an error. `CpuCfsQuota` is left out: no field is about shares of a processor.
+    """
     found = []
-    if info.get("MemoryLimit") is False:
+    if info.get("MemoryLimit") is False or info.get("SwapLimit") is False:  # it would go on in the swap
         found.append("max_memory_mb")
     if info.get("PidsLimit") is False:
         found.append("max_processes")
+    if is_podman:  # see `plan.container_options`
+        found.append("max_files")
     return tuple(found)
 
 

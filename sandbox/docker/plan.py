@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,12 @@ HOSTNAME = "sandbox"
 AGENT_MEMORY_BYTES = 24 * 1024**2
 SHM_BYTES = 16 * 1024**2  # at most; what a semaphore or a shared block of multiprocessing needs
 _AGENT_OPEN_FILES = 256  # the agent lowers it for the code
-_VOLUME = "size=4k,nr_inodes=2,mode=0555,ro,nosuid,nodev,noexec"
+_SAFE = "nosuid,nodev,noexec"
+_VOLUME = f"size=4k,nr_inodes=2,mode=0555,ro,{_SAFE}"
+# Podman refuses what it does not know: `nr_inodes`, `uid` and `gid`. It fills a tmpfs unless told not to.
+_VOLUME_OF_PODMAN = f"size=4k,mode=0555,ro,{_SAFE},notmpcopyup"
 _O_PATH = getattr(os, "O_PATH", None)
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +107,17 @@ def _opened(mount: Mount) -> Folder:
         if _O_PATH is not None:
             fd = os.open(source, _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         found = os.stat(source if fd < 0 else fd)
+        below = None if mount.writable else _mount_below(source)
     except OSError as error:
+        if fd >= 0:
+            os.close(fd)
         raise SandboxConfigError(field, f"{mount.source!r}: {error.strerror}") from error
+    if below is not None:
+        if fd >= 0:
+            os.close(fd)
+        raise SandboxConfigError(
+            field, f"{mount.source!r} cannot be read-only: {below!r} is mounted below it and would be writable"
+        )
     return Folder(
         fd=fd,
         source=source,
@@ -111,6 +125,16 @@ def _opened(mount: Mount) -> Folder:
         writable=mount.writable,
         identity=(found.st_dev, found.st_ino),
     )
+
+
+def _mount_below(folder: str) -> str | None:
+    """Something that is mounted below a folder: engines before API 1.44 make only the folder read-only."""
+    if not IS_LINUX:
+        return None
+    start = os.fsencode(folder).rstrip(b"/") + b"/"
+    with open("/proc/self/mountinfo", "rb") as file:
+        points = [_ESCAPE.sub(lambda found: bytes([int(found[1], 8)]), line.split(b" ")[4]) for line in file]
+    return next((os.fsdecode(point) for point in points if point.startswith(start) and point != b"/"), None)
 
 
 def _user(folders: Sequence[Folder]) -> tuple[int, int]:
@@ -128,18 +152,28 @@ def _user(folders: Sequence[Folder]) -> tuple[int, int]:
 
 
 def container_options(
-    plan: Plan, *, labels: Mapping[str, str], volumes: Sequence[str], session: bool, init: bool
+    plan: Plan,
+    *,
+    labels: Mapping[str, str],
+    volumes: Sequence[str],
+    session: bool,
+    init: bool,
+    is_podman: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What goes to the SDK's `create_container` (without the image), and to its `create_host_config`.
 
-    Without `init` the agent is the first process itself, and does what an init does.
+    Without `init` the agent is the first process itself, and does what an init does. Podman cannot be told
+    how many files a tmpfs may have, nor whose it is, so there it belongs to everybody in the container.
     """
     config = plan.config
     memory_bytes = config.max_memory_mb * 1024**2 + AGENT_MEMORY_BYTES
     own = frames.OWN_PROCESSES_OF_SESSION if session else frames.OWN_PROCESSES
     processes = config.max_processes + own - (not init)
+    size = f"size={config.max_disk_mb}m"
     owner = f"uid={plan.user_id},gid={plan.group_id}"
-    disk = f"size={config.max_disk_mb}m,nr_inodes={config.max_files},mode=0700,{owner}"
+    disk = f"{size},nr_inodes={config.max_files},mode=0700,{owner},{_SAFE}"
+    if is_podman:
+        disk = f"{size},mode=1777,{_SAFE},notmpcopyup"
     container = {
         "command": [],
         "entrypoint": bundle.command(),
@@ -160,8 +194,8 @@ def container_options(
         "pids_limit": processes,
         "read_only": True,
         "tmpfs": {
-            "/tmp": f"{disk},nosuid,nodev,noexec",  # noqa: S108 - inside the container
-            **dict.fromkeys(volumes, _VOLUME),
+            "/tmp": disk,  # noqa: S108 - inside the container
+            **dict.fromkeys(volumes, _VOLUME_OF_PODMAN if is_podman else _VOLUME),
         },
         "shm_size": min(SHM_BYTES, config.max_disk_mb * 1024**2),
         "cap_drop": ["ALL"],

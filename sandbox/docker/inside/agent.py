@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _ABOVE_ALL = 64  # first of the descriptors of the connection, out of the way of everything that code gets
 _FLUSH_S = 5.0
+_PR_GET_NO_NEW_PRIVS = 39
 _WITHIN_REACH = (
     "this kernel has no Landlock, so code could reach the streams of the container's first process; "
     "start the container without an init of its own"
@@ -94,7 +95,7 @@ class Agent:
         return status
 
     def _hello(self) -> Message:
-        found = locked.status_words("CapEff", "NoNewPrivs", "Seccomp")
+        found = locked.status_words("CapEff", "Seccomp")
         return {
             "python": ".".join(map(str, sys.version_info[:3])),
             "machine": libc.MACHINE,
@@ -105,7 +106,7 @@ class Agent:
             "limits_processes": self.counters.limits_processes,
             "keeps_state": self.keeps_state,
             "cap_eff": int(found.get("CapEff", "0"), 16),
-            "no_new_privs": int(found.get("NoNewPrivs", "0")),
+            "no_new_privs": libc.prctl(_PR_GET_NO_NEW_PRIVS),  # gVisor shows no line of it in /proc
             "uid": os.getuid(),
         }
 
