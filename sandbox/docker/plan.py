@@ -47,8 +47,10 @@ class Folder:
     identity: tuple[int, int]
 
     def is_as_it_was(self) -> bool:
-        """Whether its path still leads to it, without any link on the way."""
+        """Whether its path still leads to it, without any link on the way, and nothing was mounted below."""
         try:
+            if not self.writable and _mount_below(self.source) is not None:
+                return False
             found = os.stat(self.source)
             return (found.st_dev, found.st_ino) == self.identity and os.path.realpath(
                 self.source
@@ -104,20 +106,13 @@ def _opened(mount: Mount) -> Folder:
     try:
         if not os.path.isdir(source):
             raise NotADirectoryError(20, "is no folder")
+        if not mount.writable and (below := _mount_below(source)) is not None:
+            raise PermissionError(1, f"cannot be read-only: {below} is mounted below it, and stays writable")
         if _O_PATH is not None:
             fd = os.open(source, _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         found = os.stat(source if fd < 0 else fd)
-        below = None if mount.writable else _mount_below(source)
     except OSError as error:
-        if fd >= 0:
-            os.close(fd)
         raise SandboxConfigError(field, f"{mount.source!r}: {error.strerror}") from error
-    if below is not None:
-        if fd >= 0:
-            os.close(fd)
-        raise SandboxConfigError(
-            field, f"{mount.source!r} cannot be read-only: {below!r} is mounted below it and would be writable"
-        )
     return Folder(
         fd=fd,
         source=source,
