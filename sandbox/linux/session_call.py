@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxDied
-from sandbox.linux import wire
+from sandbox.linux import memory, wire
 from sandbox.linux.call import Call, hear, measure
 from sandbox.linux.handle import Taken
 from sandbox.linux.sessions import Session
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sandbox.linux.wire import Message
 
 _ANSWER_S = 2.0  # of init or the zygote, when asked
+_LOOKS, _LOOK_S = 6, 0.001  # the kernel counts the time of a process that runs on at each of its ticks, 4 ms
 _COUNTED_BY_ZYGOTE = ("ooms", "refused_forks")
 
 
@@ -50,8 +51,13 @@ class SessionCall(Call):
         """The call is over; its process lives on as the session's state."""
         unseen = Ending(status=None, cpu_ns=0, peak_bytes=0, why=None, ooms=0, refused_forks=0)
         ending = measure(self._pid, self.taken.pidfd, self.taken.cpu_ns, alone=False)
+        for _ in range(_LOOKS):
+            if ending is not None or not memory.anonymous_bytes(self._pid):
+                break
+            time.sleep(_LOOK_S)  # it lives, and the kernel has not counted its time yet
+            ending = measure(self._pid, self.taken.pidfd, self.taken.cpu_ns, alone=False)
         if ending is None:
-            if self._keeps_state and self._pid:
+            if self._keeps_state and self._pid and not memory.anonymous_bytes(self._pid):
                 return None  # it reported and goes, or is gone: init says how
             ending = unseen
         if said.get("exception") is None:
