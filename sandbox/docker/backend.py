@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _MAX_CODE_BYTES = 1024 * 1024
 _MAX_FILES_BYTES = 16 * 1024 * 1024
+_MAX_FILES = frames.MAX_BLOBS
 _PULL = ("never", "missing")
 _TRIES = 3  # with containers that turn out to be gone
 
@@ -217,6 +218,8 @@ class DockerSandbox:
         if len(code.encode("utf-8", "surrogatepass")) > _MAX_CODE_BYTES:
             raise SandboxConfigError("code", f"is larger than {_MAX_CODE_BYTES} bytes")
         blobs = contents(files or {})
+        if len(blobs) > _MAX_FILES:
+            raise SandboxConfigError("files", f"are more than {_MAX_FILES}")
         if sum(map(len, blobs)) > _MAX_FILES_BYTES:
             raise SandboxConfigError("files", f"are larger than {_MAX_FILES_BYTES} bytes together")
         header = {

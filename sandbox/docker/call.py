@@ -64,13 +64,12 @@ class Call:
             Cancelled: It was withdrawn; its processes are gone.
             SandboxDied: The container or the engine ended; the code was ended with it, as far as we can.
         """
+        withdrawal.check()
         began_s = time.monotonic()
         self._act_at_s = began_s + self._wall_s + _BACKSTOP_S
         try:
             self.container.next_call = 0
-            # Closing the connection ends a send that nobody takes; the call is not whole then, so none runs.
-            sending = True
-            withdrawal.tell(lambda: self.container.link.close() if sending else self._kill(EndedBy.CANCELLED))
+            withdrawal.tell(self._withdraw)
             try:
                 self.container.link.send(self._request, self._act_at_s)
             except ContainerGone as gone:
@@ -78,7 +77,8 @@ class Call:
                 if time.monotonic() >= self._act_at_s:
                     raise SandboxDied(f"the container took no call: {gone}; nothing was run") from gone
                 raise NotSent(str(gone)) from gone
-            sending = False
+            if self._killed is not None:
+                self._send_kill()  # it was withdrawn before it was there
             self._listen(on_loss)
         except (NotSent, SandboxDied):
             self.is_lost = True
@@ -163,8 +163,18 @@ class Call:
             return
         self._killed = why
         self._act_at_s = time.monotonic() + _WORD_S
+        self._send_kill()
+
+    def _send_kill(self) -> None:
         with contextlib.suppress(ContainerGone):  # `_listen` hears of it
             self.container.link.send(encode({"kill": self.number}), time.monotonic() + _TELL_S)
+
+    def _withdraw(self) -> None:
+        """End the call for its caller; from another thread, perhaps while it is still being sent."""
+        if self.container.link.is_free(_TELL_S):
+            self._kill(EndedBy.CANCELLED)
+        else:
+            self.container.link.close()  # nobody takes it, so it is not whole, and none of it runs
 
     def _overdue(self) -> None:
         """The agent should have ended the call by now, or should have said that it is over."""

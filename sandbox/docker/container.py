@@ -133,6 +133,13 @@ class Link:
             except frames.BrokenFrame as error:
                 raise ContainerGone(f"what comes from it makes no sense: {error}") from error
 
+    def is_free(self, within_s: float) -> bool:
+        """Whether nothing is being sent, or was sent within that time."""
+        if not self._sending.acquire(timeout=within_s):
+            return False
+        self._sending.release()
+        return True
+
     def is_quiet(self) -> bool:
         """Whether it is open and nothing waits to be read, as it is while a child waits for its call."""
         if not self._open or self._found:

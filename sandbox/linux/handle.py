@@ -50,32 +50,49 @@ class Taken:
         cpu_ns: CPU time that it had used before.
     """
 
-    __slots__ = ("_is_ours", "_open", "channel", "cpu_ns", "err", "out", "pid", "pidfd", "status", "zygote")
+    __slots__ = (
+        "_is_held",
+        "_is_ours",
+        "_open",
+        "channel",
+        "cpu_ns",
+        "err",
+        "out",
+        "pid",
+        "pidfd",
+        "status",
+        "zygote",
+    )
 
     def __init__(
         self, pid: int, fds: list[int], zygote: ZygoteProcess, cpu_ns: int, *, is_ours: bool = True
     ) -> None:
         """`is_ours`: it serves nobody else, so it ends when it is dropped."""
         self._is_ours = is_ours
-        channel, status, self.pidfd, self.out, self.err = fds
-        # Their families are given, so that nobody has to ask the kernel, four times each.
-        self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel)
-        self.status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, status)
+        self._is_held = False
         self.pid = pid
         self.cpu_ns = cpu_ns
         self.zygote = zygote
+        channel, status, self.pidfd, self.out, self.err = fds
+        fds.clear()
+        self._open = True  # from here on what there is gets closed, whatever comes in between
+        # Their families are given, so that nobody has to ask the kernel, four times each.
+        self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel)
+        self.status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, status)
         zygote.hold()
-        self._open = True
+        self._is_held = True
 
     def close(self) -> None:
         """Close every descriptor. A child that still waits for its code ends by that. Can be called again."""
         if self._open:
             self._open = False
-            self.channel.close()
-            self.status.close()
+            for name in ("channel", "status"):
+                if (sock := getattr(self, name, None)) is not None:
+                    sock.close()
             for fd in (self.pidfd, self.out, self.err):
                 os.close(fd)
-            self.zygote.finished(self.pid)
+            if self._is_held:
+                self.zygote.finished(self.pid)
 
     def drop(self) -> None:
         """Close it, and end a child that may have its code already. Can be called again."""
@@ -223,7 +240,7 @@ class ZygoteProcess:
             message, fds = None, []
         if message is None:
             raise SandboxDied(self._last_words())
-        return message, fds
+        return message, _Owned(fds)
 
     def _learn(self, message: Message, fds: list[int]) -> None:
         """Take in what it says of itself before its first child."""
@@ -388,6 +405,13 @@ def _is_ready(*watched: tuple[int, int], within_s: float = 0.0) -> bool:
     return bool(poll.poll(within_s * 1000))
 
 
+class _Owned(list[int]):
+    """Descriptors on their way: closed when nobody took them out, such as for an exception of a signal."""
+
+    def __del__(self) -> None:
+        _close_each(self)
+
+
 def _close_each(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
+    while fds:
+        os.close(fds.pop())

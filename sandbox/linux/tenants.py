@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import collections
 import copy
 import select
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -36,7 +36,7 @@ class Tenant:
         self._not_before_s = 0.0  # for the next replacement
         self._deaths = 0
         self._failure: tuple[float, SandboxError] | None = None
-        self._line: collections.deque[object] = collections.deque()
+        self._line: list[weakref.ref[object]] = []
         self.users = 0  # guarded by the owner's lock, as the next
         self.used_s = time.monotonic()
 
@@ -83,9 +83,9 @@ class Tenant:
         with self._lock:
             self._fail_again(since_s)
             current = self.start()
-            if who not in self._line:
-                self._line.append(who)
-            if self._line[0] is not who:
+            if who not in self._in_line():
+                self._line.append(weakref.ref(who))
+            if self._first() is not who:
                 return None
             if self._next is not None and (taken := self._take_from_next(self._next)) is not None:
                 return taken
@@ -95,13 +95,19 @@ class Tenant:
     def leave_line(self, who: object) -> None:
         """The caller has its child, or gives up. Can be called again."""
         with self._lock:
-            if who not in self._line:
-                return
-            was_first = self._line[0] is who
-            self._line.remove(who)
-            first = self._line[0] if was_first and self._line else None
+            was_first = self._first() is who
+            self._line = [weakref.ref(each) for each in self._in_line() if each is not who]
+            first = self._first() if was_first else None
         if first is not None:
             self._owner.bell.ring(first)
+
+    def _in_line(self) -> list[object]:
+        """Who waits. A caller that a signal handler's exception kept from leaving is not there any more."""
+        return [each for each in (ref() for ref in self._line) if each is not None]
+
+    def _first(self) -> object:
+        waiting = self._in_line()
+        return waiting[0] if waiting else None
 
     def look_after(self) -> None:
         """A caller waits for long: replace a zygote that does not even listen any more."""
@@ -119,7 +125,7 @@ class Tenant:
     def register(self, epoll: select.epoll, who: object = None) -> None:
         """Add to `epoll` what becomes readable when `take` (by `who`) or `ready` should be tried again."""
         with self._lock:
-            if who is not None and self._line and self._line[0] is not who:
+            if who is not None and self._first() not in {None, who}:
                 return  # the bell rings
             for zygote in (self._current, self._next):
                 try:

@@ -16,7 +16,7 @@ import sys
 
 from sandbox.docker.inside import locked, processes
 from sandbox.docker.inside.single import hear, new_streams, send_call
-from sandbox.docker.inside.worker import Worker
+from sandbox.docker.inside.worker import Worker, exit_code
 from sandbox.linux import libc, memory, session, walls, wire
 
 TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
@@ -156,7 +156,7 @@ class Kept(Worker):
     def _gave_up(self, status: int) -> bool:
         """Whether init ended the session without a limit that would explain it."""
         explained = self.killed_s is not None or self.counters.ooms() or self.counters.refused_forks()
-        return os.waitstatus_to_exitcode(status) == session.BROKEN and not explained
+        return exit_code(status) == session.BROKEN and not explained
 
     def _send_init(self, message: Message) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 
@@ -166,7 +167,7 @@ class Worker:
         call, self.call = self.call, None
         call.drain()
         call.close()
-        code = os.waitstatus_to_exitcode(status) if status is not None else None
+        code = exit_code(status) if status is not None else None
         self.link.send(
             {
                 "ended": call.number,
@@ -209,3 +210,11 @@ class Worker:
         if sum(map(memory.anonymous_bytes, members)) <= limit:
             return False
         return sum(map(memory.share_bytes, members)) > limit
+
+
+def exit_code(status: int) -> int:
+    """As `os.waitstatus_to_exitcode`; a session's code may have made the status up."""
+    try:
+        return os.waitstatus_to_exitcode(status)
+    except (ValueError, OverflowError):
+        return -int(signal.SIGKILL)
