@@ -234,7 +234,12 @@ def test_a_mount_that_is_the_folder_can_be_read(fresh: Agent) -> None:
 
 @pytest.mark.parametrize(
     "frame",
-    [{"call": 1}, {"setup": {}}, {"call": 7, "max_files": 1, "max_bytes": 1}, {"setup": {"limits": 1}}],
+    [
+        {"call": 1},
+        {"setup": {"folder": "/nowhere"}},
+        {"call": 7, "max_files": 1, "max_bytes": 1},
+        {"setup": {"folder": "/nowhere", "limits": 1}},
+    ],
 )
 def test_a_frame_that_makes_no_sense_ends_the_agent_with_a_reason(
     fresh: Agent, frame: dict[str, int]
