@@ -32,7 +32,7 @@ class Sandbox(Protocol):
                 is none. `None`: a fresh interpreter that is thrown away afterwards. Calls of one session run
                 one after another.
             files: Put into the working folder before the code runs; relative names, `/` between folders,
-                16 MiB together.
+                4,096 of them, 16 MiB together.
             timeout_seconds: Less than `config.timeout_seconds`; more is cut to it.
             tenant: Calls of different tenants never share a process that they were forked from; a session
                 belongs to its tenant.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import mimetypes
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ _SIGNALS = (  # from 1
     "TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
 )
 _MAX_NAME_CHARS = 512
+_DRIVE = re.compile(r"[A-Za-z]:")  # of Windows: what follows is not below the folder that it is joined to
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[1-9¹²³]|lpt[1-9¹²³])\s*(\.|:|$)", re.IGNORECASE)
 _ENCODED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 _MAX_TEXT_CHARS = 600
 _MAX_VALUE_CHARS = 10_100  # what the runner shortens it to, and what it says of that
@@ -299,15 +302,16 @@ def _types() -> mimetypes.MimeTypes:
 
 
 def _is_plain(name: str) -> bool:
+    """Whether it is a path below a folder, on the server's system too, which may be Windows."""
     parts = name.split("/")
-    if (
-        len(name) > _MAX_NAME_CHARS
-        or any(part in {"", ".", ".."} for part in parts)
-        or "\0" in name
-        or "\\" in name
-    ):
-        return False
-    return name == _text(name, len(name))
+    return (
+        len(name) <= _MAX_NAME_CHARS
+        and name == _text(name, len(name))
+        and "\0" not in name
+        and "\\" not in name
+        and not _DRIVE.match(name)
+        and not any(part in {"", ".", ".."} or _DEVICE.match(part) for part in parts)
+    )
 
 
 def _text(said: object, max_chars: int = _MAX_TEXT_CHARS) -> str:

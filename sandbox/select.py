@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from sandbox.errors import Missing, SandboxConfigError, SandboxError, SandboxUnavailable
+from sandbox.errors import Missing, SandboxBusy, SandboxConfigError, SandboxError, SandboxUnavailable
 from sandbox.types import IsolationLevel, SandboxConfig
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "linux", "docker"]
 DEFAULT_IMAGE = "python:3.11-slim"
+_FIRST_CONTAINER_S = 30.0
 _GOOD_ENOUGH = IsolationLevel.L4  # no container of Docker is stronger, and none is as fast
 
 
@@ -172,8 +173,17 @@ def _container(
     from sandbox.docker import DockerSandbox
 
     sandbox = DockerSandbox(image, config, runtime=runtime, engine=engine)
+    until_s = time.monotonic() + _FIRST_CONTAINER_S
     try:
-        sandbox.execute_sync("")
+        while True:
+            try:
+                sandbox.execute_sync("")
+                break
+            except (
+                SandboxBusy
+            ):  # it is being started still: `queue_seconds` is for calls, which want warm ones
+                if time.monotonic() >= until_s:
+                    raise
     except BaseException:
         sandbox.close()
         raise

@@ -70,7 +70,8 @@ class Artifact:
     """A file that the code left in `/tmp/out`, or a picture of an open figure.
 
     Args:
-        name: Relative to `/tmp/out`, with `/` between folders; never absolute, no `..`.
+        name: Relative to `/tmp/out`, with `/` between folders; never absolute, no `..`, and no drive or
+            device of Windows. It may hold any other character: escape it before you show it.
         media_type: By its name, `application/octet-stream` when that says nothing.
         data: The whole file.
     """

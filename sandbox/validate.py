@@ -146,6 +146,8 @@ def contents(files: Mapping[str, bytes | str]) -> list[bytes]:
     """
     found = []
     for name, data in files.items():
+        if not isinstance(name, str):
+            raise SandboxConfigError("files", f"has a {type(name).__name__} as a name")
         parts = name.split("/")
         if any(part in {"", ".", ".."} for part in parts) or "\0" in name or len(name) > MAX_NAME_CHARS:
             raise SandboxConfigError(

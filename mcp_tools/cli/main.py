@@ -268,7 +268,7 @@ def _add_python(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("execute_python", "What code that a model wrote may use.")
     for name, dest, value, what in (
         ("--no-python", "python_enabled", "false", "leave the tool out"),
-        ("--python-network", "python_network", "true", "give the code this machine's network; then it asks"),
+        ("--python-network", "python_network", "true", "give the code a network; then it asks"),
         ("--python-workspace", "python_workspace", "true", "let it change the first root; then it asks"),
         (
             "--python-always-confirm",

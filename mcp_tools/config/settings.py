@@ -50,7 +50,7 @@ class Settings:
         python_max_memory_mb: MiB of memory of its code.
         python_packages: A virtual environment or `site-packages` folder that its code can import.
         python_preload: Modules of these that are loaded before any code comes.
-        python_network: Its code has this machine's network.
+        python_network: Its code has this machine's network, or that of a container.
         python_workspace: Its code can change the first root.
         python_minimum_level: Isolation below this is refused: `L2`, `L3`, `L4` or `L4+`.
         python_backend: `auto` takes what isolates strongest here; `linux` or `docker` only that.

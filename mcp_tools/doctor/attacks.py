@@ -97,12 +97,17 @@ def told(found: list[Attacked], where: str) -> list[Finding]:
     counts = Counter(str(each.verdict) for each in found)
     breaches = [each for each in found if str(each.verdict) == "breached"]
     shown = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    state, remedy = State.OK, ""
+    if breaches:
+        state, remedy = State.PROBLEM, "Do not run code that you do not trust here, and report this."
+    elif not counts["held"]:
+        state, remedy = State.UNKNOWN, "Nothing is proved: see why the attacks could not be tried."
     told = [
         Finding(
             name="attacks",
-            state=State.PROBLEM if breaches else State.OK,
+            state=state,
             found=f"{len(found)} on {where}: {shown or 'none'}",
-            remedy="Do not run code that you do not trust here, and report this." if breaches else "",
+            remedy=remedy,
         )
     ]
     told += [

@@ -131,12 +131,15 @@ def _remedies(missing: Sequence[Missing]) -> str:
 
 def _exposures(subject: Subject) -> list[Finding]:
     settings, found = subject.settings, []
+    network = "code has this machine's network, with everything that listens on it"
+    if settings.python_backend == "docker":
+        network = "code has the network of a container: this machine, and all that this machine can reach"
     if settings.python_network:
         found.append(
             Finding(
                 name="network of its code",
                 state=State.WARNING,
-                found="code has this machine's network, with everything that listens on it",
+                found=network,
                 remedy="Turn python_network off unless code needs it.",
             )
         )

@@ -19,15 +19,12 @@ from sandbox.docker.plan import close, plan
 from sandbox.docker.pool import Cancelled, Supply, Withdrawal
 from sandbox.docker.sessions import Session, Sessions
 from sandbox.errors import Missing, SandboxClosed, SandboxConfigError, SandboxDied, SandboxError
+from sandbox.request import Request, checked
 from sandbox.types import EndedBy, IsolationLevel, SandboxConfig, SandboxResult
-from sandbox.validate import contents, seconds
 
 if TYPE_CHECKING:
     from sandbox.docker.container import Container
 
-_MAX_CODE_BYTES = 1024 * 1024
-_MAX_FILES_BYTES = 16 * 1024 * 1024
-_MAX_FILES = frames.MAX_BLOBS
 _PULL = ("never", "missing")
 _TRIES = 3  # with containers that turn out to be gone
 
@@ -103,8 +100,8 @@ class DockerSandbox:
         timeout_seconds: float | None = None,
         tenant: str = "",
     ) -> SandboxResult:
-        request, wall_s = self._request(code, files, timeout_seconds)
-        return self._work(Withdrawal(), request, wall_s, session, tenant)
+        asked = checked(self.config, code, session, files, timeout_seconds, tenant)
+        return self._work(Withdrawal(), asked, session, tenant)
 
     async def execute(
         self,
@@ -117,14 +114,14 @@ class DockerSandbox:
     ) -> SandboxResult:
         import anyio
 
-        request, wall_s = self._request(code, files, timeout_seconds)
+        asked = checked(self.config, code, session, files, timeout_seconds, tenant)
         withdrawal, done = Withdrawal(), anyio.Event()
         results: list[SandboxResult] = []
         failures: list[SandboxError] = []
 
         def work() -> None:
             try:
-                results.append(self._work(withdrawal, request, wall_s, session, tenant))
+                results.append(self._work(withdrawal, asked, session, tenant))
             except SandboxError as error:
                 failures.append(error)
             except Cancelled:
@@ -206,36 +203,10 @@ class DockerSandbox:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self.close)
 
-    def _request(
-        self, code: str, files: Mapping[str, bytes | str] | None, timeout_seconds: float | None
-    ) -> tuple[Callable[[int], bytes], float]:
-        """The frame that carries the call, once its number is known, and how long it may run."""
-        wall_s = self.config.timeout_seconds
-        if timeout_seconds is not None:
-            wall_s = min(wall_s, seconds("timeout_seconds", timeout_seconds))
-        if not isinstance(code, str):
-            raise SandboxConfigError("code", f"must be text, not {type(code).__name__}")
-        if len(code.encode("utf-8", "surrogatepass")) > _MAX_CODE_BYTES:
-            raise SandboxConfigError("code", f"is larger than {_MAX_CODE_BYTES} bytes")
-        blobs = contents(files or {})
-        if len(blobs) > _MAX_FILES:
-            raise SandboxConfigError("files", f"are more than {_MAX_FILES}")
-        if sum(map(len, blobs)) > _MAX_FILES_BYTES:
-            raise SandboxConfigError("files", f"are larger than {_MAX_FILES_BYTES} bytes together")
-        header = {
-            "wall_s": wall_s,
-            "code": code,
-            "files": [[name, len(data)] for name, data in zip(files or {}, blobs, strict=True)],
-            "max_files": self.config.max_artifacts,
-            "max_bytes": self.config.max_artifact_bytes,
-        }
-        return lambda number: frames.encode({"call": number, **header}, blobs), wall_s
-
     def _work(
         self,
         withdrawal: Withdrawal,
-        request: Callable[[int], bytes],
-        wall_s: float,
+        asked: Request,
         session: str | None,
         tenant: str,
     ) -> SandboxResult:
@@ -243,8 +214,8 @@ class DockerSandbox:
         try:
             with self._turn(tenant, since_s, withdrawal):
                 if session is None:
-                    return self._fresh(withdrawal, request, wall_s, since_s)
-                return self._in_session(withdrawal, request, wall_s, since_s, tenant, session)
+                    return self._fresh(withdrawal, asked, since_s)
+                return self._in_session(withdrawal, asked, since_s, tenant, session)
         except (SandboxError, OSError) as error:
             if self._supply.closed:  # whatever step that met first
                 raise SandboxClosed("the sandbox was closed; the code was ended") from error
@@ -272,27 +243,26 @@ class DockerSandbox:
                     del running[tenant]
             self._supply.ring()
 
-    def _fresh(
-        self, withdrawal: Withdrawal, request: Callable[[int], bytes], wall_s: float, since_s: float
-    ) -> SandboxResult:
+    def _fresh(self, withdrawal: Withdrawal, asked: Request, since_s: float) -> SandboxResult:
         for _ in range(_TRIES):
             container = self._supply.take(since_s, withdrawal)
             try:
-                return self._call(container, request, wall_s).run(withdrawal)
+                return self._call(container, asked).run(withdrawal)
             except NotSent:
                 continue
             finally:
                 self._supply.discard(container)
         raise SandboxDied("containers end before they take a call; nothing was run")
 
-    def _call(self, container: Container, request: Callable[[int], bytes], wall_s: float) -> Call:
-        return Call(container, request(container.next_call), wall_s=wall_s, config=self.config)
+    def _call(self, container: Container, asked: Request) -> Call:
+        header = {"call": container.next_call, "wall_s": asked.wall_s, **asked.header}
+        request = frames.encode(header, asked.blobs)
+        return Call(container, request, wall_s=asked.wall_s, config=self.config)
 
     def _in_session(
         self,
         withdrawal: Withdrawal,
-        request: Callable[[int], bytes],
-        wall_s: float,
+        asked: Request,
         since_s: float,
         tenant: str,
         name: str,
@@ -301,7 +271,7 @@ class DockerSandbox:
         try:
             self._supply.wait(lambda: self._sessions.take_turn(session, turn), since_s, withdrawal)
             try:
-                return self._with_turn(session, withdrawal, request, wall_s, since_s)
+                return self._with_turn(session, withdrawal, asked, since_s)
             finally:
                 self._sessions.pass_turn(session)
         finally:
@@ -311,8 +281,7 @@ class DockerSandbox:
         self,
         session: Session,
         withdrawal: Withdrawal,
-        request: Callable[[int], bytes],
-        wall_s: float,
+        asked: Request,
         since_s: float,
     ) -> SandboxResult:
         name, is_new = session.key[1], False
@@ -323,7 +292,7 @@ class DockerSandbox:
             self._sessions.replace(session, None)
             self._sessions.replace(session, self._supply.begin_session(since_s, withdrawal))
         assert session.container is not None
-        call = self._call(session.container, request, wall_s)
+        call = self._call(session.container, asked)
         try:
             result = call.run(
                 withdrawal, on_loss=lambda: EndedBy.CANCELLED if session.ended_by_owner else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 from sandbox.docker import bundle, frames
 from sandbox.environment import environment
 from sandbox.errors import SandboxConfigError
+from sandbox.limits import limits
 from sandbox.types import Mount, SandboxConfig
 
 WORK = "/work"
@@ -238,15 +238,7 @@ def setup(plan: Plan, *, session: bool) -> dict[str, Any]:
                 for folder in plan.folders
             ],
             "session_idle_s": config.session_idle_seconds,
-            "limits": {
-                "memory_bytes": config.max_memory_mb * 1024**2,
-                "disk_bytes": config.max_disk_mb * 1024**2,
-                "files": config.max_files,
-                "processes": config.max_processes,
-                "open_files": config.max_open_files,
-                "cpu_s": math.ceil(config.max_cpu_seconds or 0),
-                "cpu_ns": int((config.max_cpu_seconds or 0) * 1e9),
-            },
+            "limits": limits(config),
             "max_output_bytes": config.max_output_bytes,
         }
     }

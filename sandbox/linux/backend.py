@@ -14,7 +14,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar, cast
 
-from sandbox.errors import Missing, SandboxBusy, SandboxClosed, SandboxConfigError, SandboxDied, SandboxError
+from sandbox.errors import Missing, SandboxBusy, SandboxClosed, SandboxDied, SandboxError
 from sandbox.linux import wire
 from sandbox.linux.call import Call
 from sandbox.linux.handle import NO_MORE_FILES, TOO_MANY_FILES
@@ -23,8 +23,8 @@ from sandbox.linux.sessions import Sessions
 from sandbox.linux.spec import plan
 from sandbox.linux.tenants import Tenant, Tenants
 from sandbox.linux.waiting import Bell, Wait
+from sandbox.request import Request, checked
 from sandbox.types import EndedBy, IsolationLevel, SandboxConfig, SandboxResult
-from sandbox.validate import contents, seconds
 
 _NOT_ENFORCED = {
     IsolationLevel.L3: ("max_disk_mb", "max_files"),
@@ -85,7 +85,8 @@ class PythonSandbox:
         timeout_seconds: float | None = None,
         tenant: str = "",
     ) -> SandboxResult:
-        work = self._work(code, session, files, timeout_seconds, tenant)
+        asked = checked(self.config, code, session, files, timeout_seconds, tenant)
+        work = self._work(asked, session, tenant)
         try:
             while True:
                 _wait(next(work))
@@ -110,9 +111,10 @@ class PythonSandbox:
     ) -> SandboxResult:
         import anyio
 
+        asked = checked(self.config, code, session, files, timeout_seconds, tenant)
         if not self._tenants.is_started(tenant):
             await anyio.to_thread.run_sync(self._tenants.start, tenant)  # an exec takes milliseconds
-        work = self._work(code, session, files, timeout_seconds, tenant)
+        work = self._work(asked, session, tenant)
         try:
             wait = next(work)
             while True:
@@ -207,41 +209,12 @@ class PythonSandbox:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self.close)
 
-    def _request(
-        self, code: str, files: Mapping[str, bytes | str] | None, timeout_seconds: float | None
-    ) -> tuple[bytes, float]:
-        """The frame that carries the call, and how long it may run."""
-        wall_s = self.config.timeout_seconds
-        if timeout_seconds is not None:
-            wall_s = min(wall_s, seconds("timeout_seconds", timeout_seconds))
-        if not isinstance(code, str):
-            raise SandboxConfigError("code", f"must be text, not {type(code).__name__}")
-        if len(code.encode("utf-8", "surrogatepass")) > wire.MAX_CODE_BYTES:
-            raise SandboxConfigError("code", f"is larger than {wire.MAX_CODE_BYTES} bytes")
-        blobs = contents(files or {})
-        if sum(map(len, blobs)) > wire.MAX_FILES_BYTES:
-            raise SandboxConfigError("files", f"are larger than {wire.MAX_FILES_BYTES} bytes together")
-        header = {
-            "code": code,
-            "files": [[name, len(data)] for name, data in zip(files or {}, blobs, strict=True)],
-            "max_files": self.config.max_artifacts,
-            "max_bytes": self.config.max_artifact_bytes,
-        }
-        return wire.frame(header, blobs), wall_s
-
-    def _work(
-        self,
-        code: str,
-        session: str | None,
-        files: Mapping[str, bytes | str] | None,
-        timeout_seconds: float | None,
-        tenant: str,
-    ) -> Work:
+    def _work(self, asked: Request, session: str | None, tenant: str) -> Work:
         """Everything that one call is, without the waiting: yields what to wait for, and returns the result.
 
         So threads and event loops, which wait differently, share the rest. `_Cancelled` may be thrown in.
         """
-        request, wall_s = self._request(code, files, timeout_seconds)
+        request, wall_s = wire.frame(asked.header, asked.blobs), asked.wall_s
         self._sessions.sweep()
         turn = _Turn(self, time.monotonic())
         try:

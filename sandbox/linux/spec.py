@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import math
 import os
 import re
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sandbox.environment import environment
 from sandbox.errors import SandboxConfigError
+from sandbox.limits import limits
 from sandbox.linux.walls import WORK
 from sandbox.types import Mount, SandboxConfig
 
@@ -73,15 +73,7 @@ class Plan:
             "minimum_level": int(config.minimum_level),
             "maximum_level": int(config.maximum_level),
             "session_idle_s": config.session_idle_seconds,
-            "limits": {
-                "memory_bytes": config.max_memory_mb * 1024**2,
-                "disk_bytes": config.max_disk_mb * 1024**2,
-                "files": config.max_files,
-                "processes": config.max_processes,
-                "open_files": config.max_open_files,
-                "cpu_s": math.ceil(config.max_cpu_seconds or 0),
-                "cpu_ns": int((config.max_cpu_seconds or 0) * 1e9),
-            },
+            "limits": limits(config),
         }
 
 

@@ -13,6 +13,7 @@ import socket
 
 TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     Message = dict[str, Any]
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 MAX_PACKET_BYTES = 128 * 1024  # a control message; below the smallest default socket buffer
 MAX_FDS = 8
 LENGTH_BYTES = 4
-MAX_CODE_BYTES = 1024 * 1024
-MAX_FILES_BYTES = 16 * 1024 * 1024
 
 
 def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> None:
@@ -52,7 +51,7 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[Message | None, list[i
     return json.loads(data), list(fds)
 
 
-def frame(header: Message, blobs: list[bytes]) -> bytes:
+def frame(header: Mapping[str, Any], blobs: list[bytes]) -> bytes:
     """A request or a report as it goes over a channel."""
     text = json.dumps(header).encode("utf-8", "surrogatepass")
     return b"".join([len(text).to_bytes(LENGTH_BYTES, "little"), text, *blobs])

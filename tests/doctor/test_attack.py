@@ -45,6 +45,14 @@ def test_where_nothing_is_breached_it_says_so() -> None:
     assert only.found == "1 on containers at L3: 1 held"
 
 
+def test_attacks_that_prove_nothing_do_not_count_as_withstood() -> None:
+    """Also where there was none at all."""
+    only_unproven = told([attacked("pings", control_worked=False)], "containers at L3")
+    assert [each.state for each in only_unproven] == [State.UNKNOWN, State.WARNING]
+    (nothing,) = told([], "containers at L3")
+    assert nothing.state is State.UNKNOWN
+
+
 def test_with_the_tool_off_there_is_nothing_to_attack(no_python: Doctor) -> None:
     said = no_python("--attack")
     assert said.code == 0

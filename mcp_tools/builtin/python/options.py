@@ -90,6 +90,16 @@ def in_container(limits: Limits) -> str | None:
     return limits.image if isinstance(limits, PythonOptions) and limits.backend == "docker" else None
 
 
+def network(limits: Limits) -> str:
+    """Return a sentence on what code can reach where it has a network; which it is, `auto` decides later."""
+    of_host = "this machine's network, with everything that listens on it"
+    if in_container(limits) is not None:
+        return "It has the network of a container: this machine, and all that this machine can reach."
+    if isinstance(limits, PythonOptions) and limits.backend == "auto":
+        return f"It has {of_host}, or that of a container of this machine."
+    return f"It has {of_host}."
+
+
 def writable_folders(limits: Limits) -> list[tuple[str, str]]:
     """Return the folders of the host that code can change, each with where it sees it."""
     found = [] if limits.working_dir is None else [(limits.working_dir, "/work")]

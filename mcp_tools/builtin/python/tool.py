@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mcp_tools.builtin.python.options import (
     PythonOptions,
     is_closed,
+    network,
     readable_folders,
     sandbox_config,
     writable_folders,
@@ -101,7 +102,7 @@ class PythonTool:
         except SandboxConfigError as error:
             raise ToolError(f"nothing was run: {error}") from error
         except SandboxUnavailable as error:
-            raise ToolError(f"execute_python cannot run here: {error}\n{_FOR_THE_OWNER}") from error
+            raise _cannot_run(error) from error
         except SandboxBusy as error:
             raise ToolError(f"nothing was run: {error}. Try again in a few seconds") from error
         except SandboxDied as error:
@@ -130,7 +131,7 @@ class PythonTool:
         """Say what the code could reach, and show it."""
         reach = []
         if self.limits.allow_network:
-            reach.append("It has this machine's network, with everything that listens on it.")
+            reach.append(network(self.limits))
         for folder, target in writable_folders(self.limits):
             where = "" if folder == target else f", which it sees as {shown(target)}"
             reach.append(f"It can change everything in {shown(folder)}{where}.")
@@ -181,18 +182,20 @@ class PythonTool:
                 names = ("backend", "image", "runtime", "engine")
                 of_containers = {name: getattr(limits, name) for name in names}
             choice = choose(sandbox_config(limits), **of_containers)
-        except ImportError as error:
-            raise ToolError(f"execute_python cannot run here: {error}. {_FOR_THE_OWNER}") from error
         except SandboxConfigError as error:
             raise ToolError(f"execute_python is not set up right: {error}. {_FOR_THE_OWNER}") from error
-        except SandboxUnavailable as error:
-            raise ToolError(f"execute_python cannot run here: {error}\n{_FOR_THE_OWNER}") from error
+        except (ImportError, SandboxUnavailable) as error:
+            raise _cannot_run(error) from error
         except SandboxError as error:
             raise ToolError(f"the sandbox did not start: {error}. Trying again makes sense") from error
         logger.info("execute_python runs at %s (%s)", choice.level, choice.backend)
         for each in choice.missing:
             logger.info("nothing stronger: %s", each)
         return choice.sandbox
+
+
+def _cannot_run(error: Exception) -> ToolError:
+    return ToolError(f"execute_python cannot run here: {error}\n{_FOR_THE_OWNER}")
 
 
 def _session_key(name: str, context: CallContext) -> str:

@@ -51,7 +51,13 @@ async def test_code_that_can_change_nothing_runs_without_a_question(system: Tool
 @pytest.mark.parametrize(
     ("limits", "open_world", "said"),
     [
-        (PythonOptions(allow_network=True), True, "this machine's network"),
+        (
+            PythonOptions(allow_network=True),
+            True,
+            "this machine's network, with everything that listens on it,",
+        ),
+        (PythonOptions(allow_network=True, backend="linux"), True, "everything that listens on it."),
+        (PythonOptions(allow_network=True, backend="docker"), True, "It has the network of a container"),
         (PythonOptions(working_dir="/usr"), False, "change everything in '/usr', which it sees as '/work'"),
         (
             SandboxConfig(mounts=(Mount(source="/usr", target="/data", writable=True),)),
@@ -59,7 +65,7 @@ async def test_code_that_can_change_nothing_runs_without_a_question(system: Tool
             "change everything in '/usr', which it sees as '/data'",
         ),
     ],
-    ids=["network", "workspace", "mount"],
+    ids=["network", "network of the host", "network of a container", "workspace", "mount"],
 )
 async def test_code_that_reaches_outside_is_shown_to_a_person_first(
     limits: PythonOptions | SandboxConfig, open_world: bool, said: str

@@ -118,6 +118,15 @@ def test_the_name_of_an_exception_is_one_short_line() -> None:
     assert exception_of({}) is None
 
 
+def test_names_of_artifacts_are_files_below_a_folder_on_windows_too() -> None:
+    bad = ["C:/a", "c:a", "NUL", "a/aux.txt", "COM1 .log/b", "lpt¹", "CONOUT$"]
+    good = ["b/ç:d", "nullable", "com/10:30.txt", "auxiliary.c"]
+    report = {"artifacts": [[name, 0] for name in (*bad, *good)]}
+    found, left_out = artifacts(report, [b""] * len(bad + good), SandboxConfig())
+    assert [each.name for each in found] == good
+    assert left_out == tuple(f"{name}: not a name that can be kept" for name in bad)
+
+
 def test_names_of_artifacts_lead_nowhere_and_limits_hold_whatever_is_said() -> None:
     config = SandboxConfig(max_artifacts=3, max_artifact_bytes=10)
     bad = ["", "/etc/a", "../a", "a/../b", "a/./b", "a//b", "a/", "a\0b", "a\\b", "\ud800", 5, None, ["a"]]

@@ -33,6 +33,15 @@ def test_a_backend_that_is_named_is_taken(docker_engine: Engine, docker_image: s
     assert [each.level for each in choice.missing] == ["L4"]
 
 
+def test_the_first_container_may_take_longer_than_a_call_would_wait(
+    docker_engine: Engine, docker_image: str
+) -> None:
+    config = SandboxConfig(pool_size=1, queue_seconds=0.02)
+    choice = choose(config, backend="docker", image=docker_image, engine=docker_engine.address)
+    with choice.sandbox:
+        assert choice.level is IsolationLevel.L3
+
+
 @pytest.mark.usefixtures("without_embedded")
 def test_without_the_embedded_one_containers_are_taken_and_it_is_said_why(
     docker_engine: Engine, docker_image: str
