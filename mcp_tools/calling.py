@@ -12,6 +12,7 @@ import copy
 import functools
 import inspect
 import math
+import random
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ MAX_WORKER_THREADS: Final = 64
 MAX_ABANDONED_THREADS: Final = 32
 """Of functions that run on after their deadline; then no synchronous tool is started any more."""
 
+MAX_BACK_OFF_S: Final = 5.0
+_FIRST_BACK_OFF_S: Final = 0.1
 _IMMUTABLE: Final = frozenset({str, int, float, bool, bytes})
 
 _threads: RunVar[anyio.CapacityLimiter] = RunVar("mcp_tools_worker_threads")
@@ -88,6 +91,23 @@ class Callee:
         except BaseException as error:  # before its first await a function cannot be cancelled
             return Raised(error)
         return await _await(awaitable, watch)
+
+
+async def attempts(
+    function: Callee, arguments: Mapping[str, Any], context: CallContext, retries: int
+) -> Returned | Raised:
+    """Call the function, and up to `retries` times again while it says that it may succeed later.
+
+    Pauses grow from 0.1 to 5 s, or are as long as the tool's error asks for; the deadline is the caller's.
+    """
+    for attempt in range(retries):
+        outcome = await function.call(arguments, context)
+        error = outcome.error if isinstance(outcome, Raised) else None
+        if not isinstance(error, ToolError) or not error.is_passing:
+            return outcome
+        pause_s = min(_FIRST_BACK_OFF_S * 2**attempt, MAX_BACK_OFF_S) * random.uniform(0.5, 1)  # noqa: S311
+        await anyio.sleep(max(pause_s, error.retry_after_s or 0))
+    return await function.call(arguments, context)
 
 
 class CancelWatch:

@@ -66,7 +66,21 @@ class ConfigError(McpToolsError, ValueError):
 
 
 class ToolError(McpToolsError):
-    """A tool's own refusal, with text written for the model; it reaches the model as it is."""
+    """A tool's own refusal, with text written for the model; it reaches the model as it is.
+
+    Args:
+        message: For the model: what failed, and what to do next.
+        is_passing: The same call may succeed a little later: we make it again for a tool that was
+            registered with `retries`.
+        retry_after_s: Not before this many seconds; the caller is told, too. None: nothing is known.
+    """
+
+    def __init__(
+        self, *message: object, is_passing: bool = False, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(*message)
+        self.is_passing = is_passing
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """The only door to a tool: one pipeline that every call goes through, from wherever it came.
 
-    find → validate → decide → confirm → slot → deadline → run → shape → hooks
+    find → rates and budgets → validate → decide → confirm → slot → note the intent → deadline → run →
+    shape → fit → settle → note the outcome → observers and hooks
 
-Everything before "slot" is harmless when repeated, because a call that needs a yes comes back as a
-question and is executed again from the top with the answer. However a call ends, it ends in one
-`ExecutionResult`, and every hook is told of it.
+Everything before "note the intent" is harmless when repeated, because a call that needs a yes comes back
+as a question and is executed again from the top with the answer. However a call ends, it ends in one
+`ExecutionResult`, and everybody who is to know is told of it.
 """
 
 from __future__ import annotations
@@ -21,23 +22,31 @@ from typing import Any, Final
 import anyio
 from anyio.lowlevel import RunVar
 
-from mcp_tools.calling import Callee, CancelWatch, Raised, Returned, detached, maybe_await
+from mcp_tools.admission import Admission
+from mcp_tools.calling import Callee, Raised, Returned, attempts, detached
 from mcp_tools.confirmation.ledger import Binding, ConfirmationLedger, Verdict
 from mcp_tools.errors import InvalidArguments, ToolError
-from mcp_tools.inflight import InFlight, as_context
+from mcp_tools.inflight import MAX_NAME_CHARS, STATUS, InFlight, as_context
+from mcp_tools.once import Once, name_of
 from mcp_tools.output.masking import describe_exception
 from mcp_tools.output.plain import safe_str, strings_in
+from mcp_tools.recording import Recording
 from mcp_tools.registry import RegisteredTool, ToolRegistry
 from mcp_tools.types import (
+    Auditor,
     CallContext,
     Confirmation,
     Decision,
     ErrorCode,
     ExecutionResult,
-    ExecutionStatus,
     Hook,
+    Limiter,
+    LimitRefusal,
+    LimitsUnavailable,
+    Observer,
     Policy,
     Preview,
+    ResultFitter,
     Ruling,
     Tool,
     ToolOutput,
@@ -48,12 +57,6 @@ from mcp_tools.validation import closest_name
 logger = logging.getLogger(__name__)
 
 MAX_CONCURRENT_CALLS: Final = 64
-MAX_NAME_CHARS: Final = 200
-"""Of a tool name in a record; real ones have at most 64, but what is asked for can be anything."""
-
-HOOK_TIMEOUT_S: Final = 5.0
-"""An asynchronous hook that takes longer is given up, so that it cannot hold an answer back."""
-
 _slots: RunVar[weakref.WeakKeyDictionary[ToolExecutor, anyio.CapacityLimiter]] = RunVar(
     "mcp_tools_call_slots"
 )
@@ -69,6 +72,11 @@ class ToolExecutor:
         registry: Where tools are found; it may change while we run.
         policy: Rules that come before a tool's own `requires_confirmation`. None: no rules.
         confirmations: Holds the open questions. None: a new, private one.
+        limiter: Rates, concurrency and budgets. None: only `max_concurrent_calls`.
+        auditor: Keeps a durable record of each call, from before it runs. None: there is none.
+        read_only_without_audit: Tools that are marked read-only run also where that record cannot be written.
+        fitter: Makes results fit what their reader can take. None: they stay as they are.
+        observers: Told of beginnings and ends.
         hooks: Told of each finished call, in this order.
         max_concurrent_calls: Calls that run at once; more wait their turn.
         hide_exceptions: A tool's exception reaches the model as a call id instead of its text.
@@ -81,6 +89,11 @@ class ToolExecutor:
         *,
         policy: Policy | None = None,
         confirmations: ConfirmationLedger | None = None,
+        limiter: Limiter | None = None,
+        auditor: Auditor | None = None,
+        read_only_without_audit: bool = False,
+        fitter: ResultFitter | None = None,
+        observers: Iterable[Observer] = (),
         hooks: Iterable[Hook] = (),
         max_concurrent_calls: int = MAX_CONCURRENT_CALLS,
         hide_exceptions: bool = False,
@@ -90,6 +103,15 @@ class ToolExecutor:
         self.confirmations = confirmations if confirmations is not None else ConfirmationLedger()
         self.execution_hooks: list[Hook] = list(hooks)
         self._policy = policy
+        self._admission = Admission(limiter)
+        self._fitter = fitter
+        self._recording = Recording(
+            auditor=auditor,
+            read_only_without_audit=read_only_without_audit,
+            observers=observers,
+            hooks=self.execution_hooks,
+        )
+        self._once = Once(clock=clock)
         self._max_concurrent_calls = max_concurrent_calls
         self._hide_exceptions = hide_exceptions
         self._clock = clock
@@ -138,16 +160,15 @@ class ToolExecutor:
                 await call.watch.reraise()
         except anyio.get_cancelled_exc_class():
             call.context.cancelled.set()
-            await self._tell(self._end(call, ErrorCode.CANCELLED, "the call was withdrawn"))
+            await self._finish(call, call.end(ErrorCode.CANCELLED, "the call was withdrawn"))
             raise
         except Exception:
             logger.exception(
                 "call %s of %s failed inside mcp_tools", call.context.call_id, safe_str(tool_name)
             )
             message = f"internal error; the server's log has it under call id {call.context.call_id}"
-            result = self._end(call, ErrorCode.INTERNAL_ERROR, message)
-        await self._tell(result)
-        return result
+            result = call.end(ErrorCode.INTERNAL_ERROR, message)
+        return await self._finish(call, result)
 
     async def needs_confirmation(
         self,
@@ -162,6 +183,7 @@ class ToolExecutor:
         """
         call = self._call(tool_name, parameters, context)
         try:
+            call.entry = self._entry(call)
             return await self._prepare(call) is None and call.decided.decision is Decision.ASK
         except Exception:
             logger.debug("call of %s cannot be decided", call.tool_name, exc_info=True)
@@ -182,31 +204,46 @@ class ToolExecutor:
         """
         if result.confirmation is not None:
             self.confirmations.discard(result.confirmation.id)
+        asked = result.confirmation.id if result.confirmation is not None else result.confirmation_id
         refused = replace(
             result,
-            status=_STATUS[code],
+            status=STATUS[code],
             error=message,
             error_code=code,
             confirmation=None,
+            confirmation_id=asked,
             channel=channel,
         )
-        await self._tell(refused)
-        return refused
+        return await self._recording.end(self._call(result.tool_name, None, None), refused)
 
     # --- the pipeline, in order ---------------------------------------------------------------
 
     async def _pipeline(self, call: InFlight) -> ExecutionResult:
-        refused = await self._prepare(call) or await self._confirm(call)
-        if refused is not None:
+        call.entry = self._entry(call)
+        if (refused := await self._admit(call) or await self._prepare(call)) is not None:
             return refused
+        name = name_of(call.tool_name, call.found.id, call.sent, call.context)
+        if name is not None and (earlier := self._once.find(name)) is not None:
+            return self._joined(call, await earlier.join())
+        if (refused := await self._confirm(call)) is not None:
+            return refused
+        if name is not None:
+            effect, is_new = self._once.begin(name, call.context.principal)
+            if not is_new:
+                return self._joined(call, await effect.join())
+            call.effect = name
         outer = _outer_call.get()
         if outer is not None and outer.holds_slot_of is self:
             return await self._run(call)
-        limiter = self._limiter()
+        async with self._admission.slot(call):
+            return await self._run_in_slot(call)
+
+    async def _run_in_slot(self, call: InFlight) -> ExecutionResult:
+        slots = self._slots()
         try:
-            limiter.acquire_on_behalf_of_nowait(call)
+            slots.acquire_on_behalf_of_nowait(call)
         except anyio.WouldBlock:
-            await limiter.acquire_on_behalf_of(call)
+            await slots.acquire_on_behalf_of(call)
         call.holds_slot_of = self
         mark = _outer_call.set(call)
         try:
@@ -214,23 +251,42 @@ class ToolExecutor:
         finally:
             _outer_call.reset(mark)
             call.holds_slot_of = None
-            limiter.release_on_behalf_of(call)
+            slots.release_on_behalf_of(call)
+
+    def _entry(self, call: InFlight) -> RegisteredTool | None:
+        """Return the tool, or None where there is none for this caller."""
+        entry = self.registry.find(call.tool_name) if isinstance(call.tool_name, str) else None
+        hidden = entry is not None and self._policy is not None and self._policy.hides(entry.tool)
+        return None if hidden else entry
+
+    async def _admit(self, call: InFlight) -> ExecutionResult | None:
+        """Rates and budgets. Returns a refusal, or None when the call may go on."""
+        # What came with a person's answer was counted when it was asked about; made-up answers were not.
+        approval = call.context.approval
+        again = approval is not None and self.confirmations.is_open(approval.confirmation_id)
+        match await self._admission.refusal(call, again=again):
+            case LimitRefusal() as refusal:
+                refused = call.end(ErrorCode.RATE_LIMITED, refusal.message)
+                return replace(refused, retry_after_s=refusal.retry_after_s, limits_left=refusal.left)
+            case LimitsUnavailable() as error:
+                message = f"nothing was run, because its limits cannot be looked up: {error}"
+                return call.end(ErrorCode.UNAVAILABLE, message)
+        return None
 
     async def _prepare(self, call: InFlight) -> ExecutionResult | None:
-        """Find, validate, decide. Returns a refusal, or None when the call may go on."""
-        entry = self.registry.find(call.tool_name) if isinstance(call.tool_name, str) else None
-        if entry is None or (self._policy is not None and self._policy.hides(entry.tool)):
-            return self._end(call, ErrorCode.UNKNOWN_TOOL, self._unknown_tool(call.tool_name))
-        call.entry = entry
+        """Validate and decide. Returns a refusal, or None when the call may go on."""
+        entry = call.entry
+        if entry is None:
+            return call.end(ErrorCode.UNKNOWN_TOOL, self._unknown_tool(call.tool_name))
         if not isinstance(call.sent, Mapping):
             message = f"arguments must be an object, not {type(call.sent).__name__}"
-            return self._end(call, ErrorCode.INVALID_ARGUMENTS, message)
+            return call.end(ErrorCode.INVALID_ARGUMENTS, message)
         try:
             call.arguments = entry.validate(call.sent)
         except InvalidArguments as error:
-            return self._end(call, ErrorCode.INVALID_ARGUMENTS, str(error))
+            return call.end(ErrorCode.INVALID_ARGUMENTS, str(error))
         except BaseException as error:  # a validator of the tool's own, with a bug in it
-            return self._end(call, ErrorCode.TOOL_EXCEPTION, self._describe(call, entry, error))
+            return call.end(ErrorCode.TOOL_EXCEPTION, self._describe(call, entry, error))
         return await self._decide(call, entry)
 
     async def _decide(self, call: InFlight, entry: RegisteredTool) -> ExecutionResult | None:
@@ -247,7 +303,7 @@ class ToolExecutor:
         call.ruling = ruling
         if ruling.decision is Decision.DENY:
             message = f"{entry.tool.name} is denied by {ruling.reason}; retrying will not help"
-            return self._end(call, ErrorCode.DENIED, message)
+            return call.end(ErrorCode.DENIED, message)
         if entry.must_ask is not None and (ruling.decision is Decision.ALLOW or ruling == by_default):
             # Also where the tool asks anyway: then this is the better reason to show a person.
             why = await self._ask_tool(call, entry, entry.must_ask)
@@ -295,18 +351,22 @@ class ToolExecutor:
             message = f"a person must confirm this call first ({call.decided.reason}); nothing was done"
             return self._question(call, ErrorCode.CONFIRMATION_REQUIRED, message, preview, binding)
         verdict = self.confirmations.redeem(context.approval.confirmation_id, binding)
+        call.confirmation_id = safe_str(context.approval.confirmation_id)[:MAX_NAME_CHARS]
         call.channel = context.approval.channel
         if verdict is Verdict.ACCEPTED:
             call.context = replace(context, asked=True, approved_state=preview.state)
             return None
         message = f"the confirmation does not hold: it is {verdict.value}; nothing was done"
         if verdict is Verdict.UNKNOWN:
-            return self._end(call, ErrorCode.CONFIRMATION_INVALID, message)
+            return call.end(ErrorCode.CONFIRMATION_INVALID, message)
         return self._question(call, ErrorCode.CONFIRMATION_INVALID, message, preview, binding)
 
     async def _run(self, call: InFlight) -> ExecutionResult:
         entry = call.found
-        outcome = await self._within_deadline(call, entry, entry.run)
+        if (problem := await self._recording.begin(call)) is not None:
+            return call.end(ErrorCode.UNAVAILABLE, problem)
+        call.has_run = True
+        outcome = await self._within_deadline(call, entry, entry.run, retries=entry.tool.retries)
         if isinstance(outcome, ExecutionResult):
             return outcome
         value, structured = outcome.value, None
@@ -317,35 +377,49 @@ class ToolExecutor:
                 name, call_id = entry.tool.name, call.context.call_id
                 logger.error("call %s: result of %s does not fit: %s", call_id, name, problem)
                 message = f"{name} ran, but its result does not fit its output schema: {problem}"
-                return self._end(call, ErrorCode.TOOL_EXCEPTION, message)
-        return replace(self._result(call, ExecutionStatus.SUCCESS, result=value), structured=structured)
+                return call.end(ErrorCode.TOOL_EXCEPTION, message)
+        result = replace(call.succeed(value), structured=structured)
+        return result if self._fitter is None else await self._fitter.fit(result, entry.tool, call.context)
+
+    async def _finish(self, call: InFlight, result: ExecutionResult) -> ExecutionResult:
+        """Settle what was reserved, tell everybody, and let those who joined go on."""
+        # Shielded: nobody else gives back what this call holds.
+        with anyio.CancelScope(shield=True):
+            result = await self._admission.settle(call, result)
+        try:
+            result = await self._recording.end(call, result)
+        finally:
+            if call.effect is not None:
+                self._once.end(call.effect, result)
+        return result
 
     # --- helpers ------------------------------------------------------------------------------
 
     async def _within_deadline(
-        self, call: InFlight, entry: RegisteredTool, function: Callee
+        self, call: InFlight, entry: RegisteredTool, function: Callee, *, retries: int = 0
     ) -> Returned | ExecutionResult:
         """Call the tool or one of its helpers; whatever it raises becomes a result."""
         limit_s = entry.tool.timeout_seconds
         outcome: Returned | Raised | None = None
         with anyio.move_on_after(None if limit_s == math.inf else limit_s) as scope:
-            outcome = await function.call(call.valid, call.context)
+            outcome = await attempts(function, call.valid, call.context, retries)
         if isinstance(outcome, Raised) and scope.cancel_called:
             outcome = None  # what the tool made of our deadline
         match outcome:
             case Returned():
                 return outcome
             case Raised(error=ToolError() as error):
-                return self._end(call, ErrorCode.TOOL_ERROR, safe_str(error))
+                failed = call.end(ErrorCode.TOOL_ERROR, safe_str(error))
+                return replace(failed, retry_after_s=error.retry_after_s)
             case Raised(error=error):
-                return self._end(call, ErrorCode.TOOL_EXCEPTION, self._describe(call, entry, error))
+                return call.end(ErrorCode.TOOL_EXCEPTION, self._describe(call, entry, error))
         call.context.cancelled.set()
         message = f"{entry.tool.name} was stopped after {limit_s:g} s"
         if not function.is_async:
             message = (
                 f"no answer from {entry.tool.name} after {limit_s:g} s; its function may still be running"
             )
-        return self._end(call, ErrorCode.TIMED_OUT, message)
+        return call.end(ErrorCode.TIMED_OUT, message)
 
     async def _ask_tool(self, call: InFlight, entry: RegisteredTool, helper: Callee) -> Any:
         outcome = await self._within_deadline(call, entry, helper)
@@ -355,8 +429,9 @@ class ToolExecutor:
         self, call: InFlight, code: ErrorCode, message: str, preview: Preview, binding: Binding
     ) -> ExecutionResult:
         tool = call.found.tool
+        call.confirmation_id = self.confirmations.issue(binding)
         question = Confirmation(
-            id=self.confirmations.issue(binding),
+            id=call.confirmation_id,
             tool_name=tool.name,
             title=tool.title or tool.name,
             parameters=call.valid,
@@ -368,7 +443,7 @@ class ToolExecutor:
             left_out=preview.left_out,
             shows=preview.shows,
         )
-        return replace(self._end(call, code, message), confirmation=question)
+        return replace(call.end(code, message), confirmation=question)
 
     def _describe(self, call: InFlight, entry: RegisteredTool, error: BaseException) -> str:
         logger.warning("call %s: %s raised %s", call.context.call_id, entry.tool.name, type(error).__name__)
@@ -387,59 +462,13 @@ class ToolExecutor:
             f"there are: {', '.join(known[:50])}" if known else "none is registered"
         )
 
-    def _end(self, call: InFlight, code: ErrorCode, message: str) -> ExecutionResult:
-        return self._result(call, _STATUS[code], error=message, error_code=code)
-
-    def _result(
-        self,
-        call: InFlight,
-        status: ExecutionStatus,
-        *,
-        result: Any = None,
-        error: str | None = None,
-        error_code: ErrorCode | None = None,
-    ) -> ExecutionResult:
-        context = call.context
-        return ExecutionResult(
-            status=status,
-            result=result,
-            error=error,
-            duration_ms=(self._clock() - call.started_at) * 1000,
-            tool_name=safe_str(call.tool_name)[:MAX_NAME_CHARS],
-            parameters=call.recorded_arguments(),
-            call_id=context.call_id,
-            error_code=error_code,
-            ruling=call.ruling,
-            principal=context.principal,
-            session_id=context.session_id,
-            client=context.client,
-            transport=context.transport,
-            channel=call.channel,
+    def _joined(self, call: InFlight, earlier: ExecutionResult) -> ExecutionResult:
+        if earlier.error_code is ErrorCode.CANCELLED:
+            message = "the call that this one joined was withdrawn before it ended; send it again"
+            return call.end(ErrorCode.TOOL_ERROR, message)
+        return replace(
+            earlier, joined=True, call_id=call.context.call_id, duration_ms=call.elapsed_ms(), usage=None
         )
-
-    async def _tell(self, result: ExecutionResult) -> None:
-        if not self.execution_hooks:
-            return
-        watch = CancelWatch()
-        # Hooks get a record of their own: what they do to it changes neither the answer nor the caller's.
-        record = replace(
-            result,
-            result=detached(result.result),
-            parameters={name: detached(value) for name, value in result.parameters.items()},
-        )
-        for hook in tuple(self.execution_hooks):
-            try:
-                told = hook(record)
-                if told is not None:
-                    # Shielded: a call that ended is recorded even while its caller goes away.
-                    with anyio.move_on_after(HOOK_TIMEOUT_S, shield=True) as scope:
-                        await maybe_await(told)
-                    if scope.cancelled_caught:
-                        logger.error("hook %r took over %g s and was given up", hook, HOOK_TIMEOUT_S)
-            except BaseException as error:
-                if isinstance(error, anyio.get_cancelled_exc_class()) and watch.is_cancelled():
-                    raise
-                logger.exception("hook %r failed; call %s is unaffected", hook, result.call_id)
 
     def _call(
         self,
@@ -450,9 +479,9 @@ class ToolExecutor:
         # Our own copy: the caller may go on changing what it passed.
         sent = {} if parameters is None else parameters
         sent = {name: detached(value) for name, value in sent.items()} if isinstance(sent, Mapping) else sent
-        return InFlight(tool_name, sent, as_context(context), self._clock())
+        return InFlight(tool_name, sent, as_context(context), self._clock)
 
-    def _limiter(self) -> anyio.CapacityLimiter:
+    def _slots(self) -> anyio.CapacityLimiter:
         # Per event loop: one executor may serve several `asyncio.run` in turn.
         try:
             limiters = _slots.get()
@@ -466,18 +495,3 @@ class ToolExecutor:
 
 
 _TOOL_FAILED: Final = (ErrorCode.TOOL_ERROR, ErrorCode.TOOL_EXCEPTION)
-
-_STATUS: Final = {
-    ErrorCode.UNKNOWN_TOOL: ExecutionStatus.ERROR,
-    ErrorCode.INVALID_ARGUMENTS: ExecutionStatus.VALIDATION_ERROR,
-    ErrorCode.DENIED: ExecutionStatus.PERMISSION_DENIED,
-    ErrorCode.DECLINED: ExecutionStatus.PERMISSION_DENIED,
-    ErrorCode.CONFIRMATION_REQUIRED: ExecutionStatus.PERMISSION_DENIED,
-    ErrorCode.CONFIRMATION_INVALID: ExecutionStatus.PERMISSION_DENIED,
-    ErrorCode.TIMED_OUT: ExecutionStatus.TIMEOUT,
-    ErrorCode.TOOL_ERROR: ExecutionStatus.ERROR,
-    ErrorCode.TOOL_EXCEPTION: ExecutionStatus.ERROR,
-    ErrorCode.INTERNAL_ERROR: ExecutionStatus.ERROR,
-    ErrorCode.CANCELLED: ExecutionStatus.CANCELLED,
-    ErrorCode.RATE_LIMITED: ExecutionStatus.RATE_LIMITED,
-}

@@ -26,7 +26,7 @@ from mcp_tools.schema import (
     read_signature,
     summary,
 )
-from mcp_tools.types import DEFAULT_TIMEOUT_S, Provider, Tool, ToolAnnotations
+from mcp_tools.types import DEFAULT_TIMEOUT_S, Isolation, Provider, Tool, ToolAnnotations
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP: Final = "mcp_tools.tools"
 """Another package's tools: its entry points name a `ToolRegistry`, or a function that takes one."""
 
+MAX_RETRIES: Final = 10
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _ParameterSource = Mapping[str, Any] | type["BaseModel"] | None
@@ -86,6 +87,9 @@ class ToolRegistry:
         preview: Callable[..., Any] | None = None,
         must_ask: Callable[..., Any] | None = None,
         subjects: Callable[..., Any] | None = None,
+        isolation: Isolation | None = None,
+        price_usd: float = 0.0,
+        retries: int = 0,
     ) -> Callable[[_Function], _Function]: ...
 
     def register(
@@ -103,6 +107,9 @@ class ToolRegistry:
         preview: Callable[..., Any] | None = None,
         must_ask: Callable[..., Any] | None = None,
         subjects: Callable[..., Any] | None = None,
+        isolation: Isolation | None = None,
+        price_usd: float = 0.0,
+        retries: int = 0,
     ) -> Any:
         """Register the decorated function, which is returned unchanged. Works bare and with arguments.
 
@@ -114,9 +121,9 @@ class ToolRegistry:
             requires_confirmation: A person must say yes to each call.
             timeout: Seconds; `math.inf` means no deadline.
             tags: For `list_tools(tag=...)`.
-            title, output_schema, annotations, preview, must_ask, subjects: See `Tool`. Without an
-                `output_schema`, one is derived where the return annotation names a Pydantic model,
-                a dataclass or a TypedDict.
+            title, output_schema, annotations, preview, must_ask, subjects, isolation, price_usd,
+                retries: See `Tool`. Without an `output_schema`, one is derived where the return
+                annotation names a Pydantic model, a dataclass or a TypedDict.
         Raises:
             RegistrationError: Name taken or unusable, schema unusable, or the function cannot take
                 the schema's fields. The registry is unchanged.
@@ -142,6 +149,9 @@ class ToolRegistry:
                 preview=preview,
                 must_ask=must_ask,
                 subjects=subjects,
+                isolation=isolation,
+                price_usd=price_usd,
+                retries=retries,
             )
             self._register(function, draft, parameters, output_schema, local_names)
             return function
@@ -281,6 +291,7 @@ class ToolRegistry:
         self._refuse_duplicate(name)
         _check_text(name, draft.title, draft.description, inspect.getdoc(function))
         _check_timeout(name, draft.timeout_seconds)
+        _check_numbers(name, draft)
         signature = read_signature(name, function, local_names)
         docstring = inspect.getdoc(function) or ""
         parameters = _parameters(name, source, signature, docstring)
@@ -356,6 +367,22 @@ def _check_timeout(name: str, timeout_seconds: object) -> None:
     if not is_number or math.isnan(timeout_seconds) or timeout_seconds <= 0:  # type: ignore[operator, arg-type]
         raise RegistrationError(
             f"tool {name!r}: timeout is {timeout_seconds!r}; give a number of seconds over 0, or math.inf"
+        )
+
+
+def _check_numbers(name: str, draft: Tool) -> None:
+    price, retries, hints = draft.price_usd, draft.retries, draft.annotations
+    is_price = isinstance(price, int | float) and not isinstance(price, bool)
+    if not is_price or not 0 <= price < math.inf:
+        raise RegistrationError(f"tool {name!r}: price_usd is {price!r}; give US dollars, 0 or more")
+    if not isinstance(retries, int) or isinstance(retries, bool) or not 0 <= retries <= MAX_RETRIES:
+        raise RegistrationError(
+            f"tool {name!r}: retries is {retries!r}; give a whole number, 0 to {MAX_RETRIES}"
+        )
+    if retries and not (hints.read_only_hint or hints.idempotent_hint):
+        raise RegistrationError(
+            f"tool {name!r}: only a tool that is annotated as read-only or idempotent can have retries; "
+            "another one could do twice what was asked for once"
         )
 
 

@@ -9,6 +9,7 @@ import copy
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, Final, Literal, Protocol
@@ -22,6 +23,8 @@ REACHES_LOOPBACK: Final = "reaches-loopback"
 """A tag. What such a tool runs can connect to this machine's own ports, so `serve` opens no HTTP listener
 without tokens beside it: that code could call every tool."""
 Provider = Literal["anthropic", "openai"]
+Isolation = Literal["process", "sandbox"]
+"""Where a tool's function runs so that it can be ended: a worker process of ours, or a sandbox."""
 Subject = str | tuple[str, ...]
 """One thing a call is about, as policy patterns see it; a tuple holds several spellings of one thing."""
 
@@ -80,6 +83,12 @@ class Tool:
         subjects: Given the validated arguments, what the call is about: policy patterns are matched
             against it (for file tools: real paths). None: every string among the arguments, however deep.
         source: Where it was registered, for error messages.
+        isolation: None: an async function on the loop, any other in a thread, which a deadline can only
+            abandon. `process`: in a worker process with a state of its own, which is ended with
+            everything in it. `sandbox`: in a sandbox without any state.
+        price_usd: What each call costs that ran, on top of what the tool reports itself.
+        retries: How often we call it again after a `ToolError` with `retry=True`; only where its
+            annotations say read-only or idempotent.
     """
 
     name: str
@@ -96,6 +105,9 @@ class Tool:
     must_ask: Callable[..., str | Awaitable[str | None] | None] | None = None
     subjects: Callable[..., Sequence[Subject] | Awaitable[Sequence[Subject]]] | None = None
     source: str = ""
+    isolation: Isolation | None = None
+    price_usd: float = 0.0
+    retries: int = 0
 
     def to_api_format(self, provider: Provider | str = "anthropic") -> dict[str, Any]:
         """Describe the tool as a provider's API wants it.
@@ -149,6 +161,51 @@ def new_call_id() -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a call used, or several together.
+
+    Args:
+        calls: How many.
+        cost_usd: What they cost, in US dollars.
+        sandbox_cpu_s: Seconds of processor time inside sandboxes.
+        input_tokens, output_tokens: Of language models: what was sent to one, or what comes back to it.
+    """
+
+    calls: int = 0
+    cost_usd: float = 0.0
+    sandbox_cpu_s: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            calls=self.calls + other.calls,
+            cost_usd=self.cost_usd + other.cost_usd,
+            sandbox_cpu_s=self.sandbox_cpu_s + other.sandbox_cpu_s,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+        )
+
+
+class Meter:
+    """Adds up what one call uses while it runs; from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._total = Usage()
+
+    def add(self, usage: Usage) -> None:
+        with self._lock:
+            self._total += usage
+
+    @property
+    def total(self) -> Usage:
+        """What was added so far."""
+        with self._lock:
+            return self._total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallContext:
     """Who calls, and what the call may use. A tool asks for it with a parameter of this type.
 
@@ -169,6 +226,9 @@ class CallContext:
         screen: Set by the executor: what the rules say of a thing the call comes across; see `permits`.
         cancelled: Set when the call was withdrawn or its deadline passed. Functions that run in a
             thread cannot be interrupted and should look at it.
+        meter: Where a tool reports what the call used: `context.meter.add(Usage(cost_usd=0.002))`.
+        idempotency_key: The caller's name for this effect: the same call with the same key joins one
+            that runs or just finished, instead of repeating it. None: nothing is joined.
     """
 
     principal: str = "local"
@@ -184,6 +244,8 @@ class CallContext:
     extra: Mapping[str, Any] = field(default_factory=dict)
     screen: Callable[[Subject], Decision] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    meter: Meter = field(default_factory=Meter)
+    idempotency_key: str | None = None
 
     def permits(self, subject: Subject) -> bool:
         """Say whether the rules let this call touch this very thing.
@@ -312,6 +374,7 @@ class ErrorCode(StrEnum):
     INTERNAL_ERROR = "internal_error"  # we broke; the log has it under the call id
     CANCELLED = "cancelled"
     RATE_LIMITED = "rate_limited"
+    UNAVAILABLE = "unavailable"  # what must record or limit the call cannot; the text says which
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +396,11 @@ class ExecutionResult:
         ruling: What the policy said; None where the call did not get that far.
         principal, session_id, client, transport: From the context.
         channel: How the yes came in; None where none was needed or given.
+        confirmation_id: The question that the call asked or answered; None where there was none.
+        usage: What it used; None where nothing ran.
+        limits_left: What its limits leave, by their names, as numbers of their units.
+        output_id: Under which the whole result is kept, where this holds only a part of it.
+        joined: It is the result of an earlier call with the same idempotency key.
     """
 
     status: ExecutionStatus
@@ -352,6 +420,11 @@ class ExecutionResult:
     transport: str = "library"
     channel: str | None = None
     structured: Any = None
+    confirmation_id: str | None = None
+    usage: Usage | None = None
+    limits_left: Mapping[str, float] = field(default_factory=dict)
+    output_id: str | None = None
+    joined: bool = False
 
     @property
     def is_success(self) -> bool:
@@ -434,3 +507,130 @@ class ToolOutput:
 
 Hook = Callable[[ExecutionResult], Any]
 """A function told of each finished call, sync or async. It cannot change the result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallStarted:
+    """A call that is about to run: everything that could refuse it has let it pass.
+
+    Args:
+        time_unix_ns, monotonic_ns: When, on two clocks.
+        tool: What is called.
+        parameters: The validated arguments.
+        ruling: What the policy said.
+        confirmation_id, channel: The question that was answered with yes, and how the answer came.
+        call_id, principal, session_id, client, transport: From the context.
+    """
+
+    time_unix_ns: int
+    monotonic_ns: int
+    call_id: str
+    tool: Tool
+    parameters: Mapping[str, Any]
+    ruling: Ruling | None
+    principal: str
+    session_id: str | None
+    client: str | None
+    transport: str
+    confirmation_id: str | None = None
+    channel: str | None = None
+
+
+class Observer(Protocol):
+    """Told when calls begin and end. Quick, on the event loop; whatever it raises changes nothing."""
+
+    def call_started(self, started: CallStarted) -> None: ...
+
+    def call_finished(self, result: ExecutionResult) -> None:
+        """Also for a call that never started."""
+        ...
+
+
+# --- What a call must pass besides policy -----------------------------------------------------
+
+
+class AuditUnavailable(Exception):
+    """Something cannot be recorded; the text says why and what to do. No record was acknowledged."""
+
+
+class Auditor(Protocol):
+    """Keeps records that survive whatever happens next."""
+
+    async def begin(self, started: CallStarted) -> None:
+        """Record that a call is about to run; returns once that is durable.
+
+        Raises:
+            AuditUnavailable: It is not.
+        """
+        ...
+
+    async def end(self, result: ExecutionResult) -> None:
+        """Record how a call ended, or that it was refused; returns once that is durable.
+
+        Raises:
+            AuditUnavailable: It is not.
+        """
+        ...
+
+
+class LimitsUnavailable(Exception):
+    """Limits cannot be looked up or kept; the text says why and what to do. Nothing was reserved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitRefusal:
+    """Why a call may not run now.
+
+    Args:
+        message: For the model: which limit, what is left, when to try again.
+        retry_after_s: Seconds until the same call may pass; None where waiting is no help.
+        left: What the limits leave, by their names.
+    """
+
+    message: str
+    retry_after_s: float | None
+    left: Mapping[str, float]
+
+
+class Lease(Protocol):
+    """What a call reserved of its budgets. Exactly one of `settle` and `cancel` is called, once."""
+
+    @property
+    def left(self) -> Mapping[str, float]:
+        """What the limits leave after this call, by their names."""
+        ...
+
+    async def settle(self, usage: Usage) -> None:
+        """The call ran: replace what was reserved by what it used."""
+        ...
+
+    async def cancel(self) -> None:
+        """The call never ran: give back what was reserved of budgets. A rate's token stays spent."""
+        ...
+
+
+class Limiter(Protocol):
+    """Rates, concurrency and budgets. One for all executors of a process."""
+
+    async def admit(self, tool: Tool | None, context: CallContext, *, again: bool) -> Lease | LimitRefusal:
+        """Take a token of each rate, and reserve of each budget.
+
+        Args:
+            tool: None where there is none of that name: such calls count for principal, session and all.
+            again: The call was admitted before and comes again with a person's answer: it takes no token.
+        Raises:
+            LimitsUnavailable: That cannot be told.
+        """
+        ...
+
+    def slot(self, tool: Tool, context: CallContext) -> AbstractAsyncContextManager[None]:
+        """A place among the calls that run at once; waits for it, fairly between principals."""
+        ...
+
+
+class ResultFitter(Protocol):
+    """Makes a result fit what its reader can take."""
+
+    async def fit(self, result: ExecutionResult, tool: Tool, context: CallContext) -> ExecutionResult:
+        """Return `result`, or a part of it with the whole kept under `output_id`."""
+        ...

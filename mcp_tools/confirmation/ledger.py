@@ -144,6 +144,12 @@ class ConfirmationLedger:
                 return Verdict.ALTERED
             return Verdict.ACCEPTED
 
+    def is_open(self, confirmation_id: str) -> bool:
+        """Whether an answer to this question can still be redeemed."""
+        with self._lock:
+            question = self._open.get(confirmation_id)
+            return question is not None and self._clock() < question.expires_at
+
     def discard(self, confirmation_id: str) -> None:
         """Close a question without an answer, or after a no. Unknown ids are ignored."""
         with self._lock:

@@ -379,7 +379,7 @@ async def test_only_a_boolean_vouches_for_a_yes(setup: Setup, claim: Any) -> Non
 
 
 async def test_a_hanging_hook_is_given_up(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcp_tools.executor.HOOK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("mcp_tools.recording.HOOK_TIMEOUT_S", 0.05)
 
     async def hangs(result: ExecutionResult) -> None:
         await anyio.sleep_forever()

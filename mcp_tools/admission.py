@@ -1,0 +1,70 @@
+"""Whether a call may run now, as far as rates, budgets and places go, and what it used once it has ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from mcp_tools.inflight import InFlight
+from mcp_tools.types import ExecutionResult, Limiter, LimitRefusal, LimitsUnavailable, Usage
+
+logger = logging.getLogger(__name__)
+
+
+class Admission:
+    """The limiter, from a call's point of view.
+
+    Args:
+        limiter: None: every call is admitted, and what it used is only told.
+    """
+
+    def __init__(self, limiter: Limiter | None) -> None:
+        self._limiter = limiter
+
+    async def refusal(self, call: InFlight, *, again: bool) -> LimitRefusal | LimitsUnavailable | None:
+        """Take what the call needs; returns why it may not run, or None.
+
+        Args:
+            again: It was admitted before, and comes again with a person's answer.
+        """
+        if self._limiter is None:
+            return None
+        tool = None if call.entry is None else call.entry.tool
+        try:
+            found = await self._limiter.admit(tool, call.context, again=again)
+        except LimitsUnavailable as error:
+            logger.error("call %s cannot be counted: %s", call.context.call_id, error)  # noqa: TRY400
+            return error
+        if isinstance(found, LimitRefusal):
+            return found
+        call.lease = found
+        return None
+
+    @asynccontextmanager
+    async def slot(self, call: InFlight) -> AsyncIterator[None]:
+        """A place among the calls that run at once; waits for it."""
+        if self._limiter is None:
+            yield
+            return
+        async with self._limiter.slot(call.found.tool, call.context):
+            yield
+
+    async def settle(self, call: InFlight, result: ExecutionResult) -> ExecutionResult:
+        """Count what the call used instead of what it reserved; returns the result with both."""
+        if call.has_run:
+            used = call.context.meter.total + Usage(calls=1, cost_usd=call.found.tool.price_usd)
+            result = replace(result, usage=used)
+        lease, call.lease = call.lease, None
+        if lease is None:
+            return result
+        try:
+            if result.usage is not None:
+                await lease.settle(result.usage)
+            else:
+                await lease.cancel()
+            return replace(result, limits_left=lease.left)
+        except LimitsUnavailable as error:  # what it reserved stays counted
+            logger.error("what call %s used cannot be counted: %s", result.call_id, error)  # noqa: TRY400
+            return result

@@ -1,0 +1,161 @@
+"""A call that comes again with the same key does not do its work again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_tools import (
+    CallContext,
+    ErrorCode,
+    ExecutionResult,
+    ExecutionStatus,
+    ToolError,
+    ToolExecutor,
+    ToolRegistry,
+)
+from mcp_tools.once import KEEP_S, MAX_KEPT, MAX_KEPT_PER_PRINCIPAL, Once
+from mcp_tools.types import Approval
+
+
+class Counter:
+    """A tool that counts its effects, and ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.effects: list[int] = []
+        self.begun, self.may_end = anyio.Event(), anyio.Event()
+        self.now = 0.0
+        self.records: list[ExecutionResult] = []
+        self.registry = ToolRegistry()
+        self.executor = ToolExecutor(self.registry, hooks=[self.records.append], clock=lambda: self.now)
+        self.registry.register("work")(self.work)
+        self.registry.register("ask", requires_confirmation=True)(self.work)
+
+    async def work(self, n: int = 0) -> int:
+        self.effects.append(n)
+        self.begun.set()
+        await self.may_end.wait()
+        if n < 0:
+            raise ToolError("negative")
+        return len(self.effects)
+
+    async def send(self, key: str | None, n: int = 0, **context: Any) -> ExecutionResult:
+        with anyio.fail_after(10):
+            caller = CallContext(idempotency_key=key, **context)
+            return await self.executor.execute("work", {"n": n}, caller)
+
+
+@pytest.fixture
+def counter() -> Counter:
+    return Counter()
+
+
+async def test_without_a_key_every_call_is_an_effect(counter: Counter) -> None:
+    counter.may_end.set()
+    assert [(await counter.send(None)).result for _ in range(3)] == [1, 2, 3]
+
+
+async def test_a_call_joins_the_one_that_runs(counter: Counter) -> None:
+    results: list[ExecutionResult] = []
+
+    async def send() -> None:
+        results.append(await counter.send("k"))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send)
+        await counter.begun.wait()
+        for _ in range(20):
+            tasks.start_soon(send)
+        await anyio.wait_all_tasks_blocked()
+        counter.may_end.set()
+    assert counter.effects == [0]
+    assert [result.result for result in results] == [1] * 21
+    assert sum(result.joined for result in results) == 20
+    assert len({result.call_id for result in results}) == 21
+    assert len(counter.records) == 21
+    assert [result.usage for result in results if result.joined] == [None] * 20
+
+
+async def test_twenty_at_once_are_one_effect(counter: Counter) -> None:
+    counter.may_end.set()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(counter.send, "k")
+    assert counter.effects == [0]
+
+
+async def test_one_that_just_ended_is_joined_also_when_it_failed(counter: Counter) -> None:
+    counter.may_end.set()
+    assert (await counter.send("good")).result == (await counter.send("good")).result == 1
+    first, second = await counter.send("bad", -1), await counter.send("bad", -1)
+    assert first.error_code is second.error_code is ErrorCode.TOOL_ERROR
+    assert (second.error, second.joined) == ("negative", True)
+    assert counter.effects == [0, -1]
+    counter.now = KEEP_S
+    assert (await counter.send("good")).result == 3
+
+
+async def test_other_arguments_callers_and_registrations_are_other_effects(counter: Counter) -> None:
+    counter.may_end.set()
+    await counter.send("k")
+    await counter.send("k", 1)
+    await counter.send("k", principal="bob")
+    await counter.send("k", session_id="a client that came back")
+    assert counter.effects == [0, 1, 0]
+    counter.registry.remove("work")
+    counter.registry.register("work")(counter.work)
+    await counter.send("k")
+    assert counter.effects == [0, 1, 0, 0]
+
+
+async def test_one_that_was_withdrawn_can_begin_again(counter: Counter) -> None:
+    joined: list[ExecutionResult] = []
+
+    async def join() -> None:
+        joined.append(await counter.send("k"))
+
+    async with anyio.create_task_group() as others, anyio.create_task_group() as tasks:
+        tasks.start_soon(counter.send, "k")
+        await counter.begun.wait()
+        others.start_soon(join)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    assert (joined[0].error_code, joined[0].joined) == (ErrorCode.TOOL_ERROR, False)
+    assert "send it again" in (joined[0].error or "")
+    counter.may_end.set()
+    assert (await counter.send("k")).result == 2
+
+
+async def test_a_question_is_no_effect_and_its_yes_is_one(counter: Counter) -> None:
+    counter.may_end.set()
+
+    async def send(**context: Any) -> ExecutionResult:
+        return await counter.executor.execute("ask", {}, CallContext(idempotency_key="k", **context))
+
+    first, second = await send(), await send()
+    assert first.confirmation is not None
+    assert second.confirmation is not None
+    assert first.confirmation.id != second.confirmation.id
+    done = await send(approval=Approval(confirmation_id=first.confirmation.id))
+    assert (done.result, done.confirmation_id) == (1, first.confirmation.id)
+    again = await send(approval=Approval(confirmation_id=first.confirmation.id))
+    assert (again.result, again.joined) == (1, True)
+    assert counter.effects == [0]
+
+
+def test_what_is_kept_is_bounded() -> None:
+    once = Once()
+    ended = ExecutionResult(status=ExecutionStatus.SUCCESS)
+    for number in range(MAX_KEPT_PER_PRINCIPAL + 50):
+        once.begin(b"%d" % number, "ana")
+        once.end(b"%d" % number, ended)
+    assert once.find(b"49") is None
+    assert once.find(b"50") is not None
+    for number in range(2 * MAX_KEPT):
+        name = b"other %d" % number
+        once.begin(name, str(number))
+        once.end(name, ended)
+    assert once.find(b"149") is None
+    assert sum(once.find(b"other %d" % number) is not None for number in range(2 * MAX_KEPT)) == MAX_KEPT
