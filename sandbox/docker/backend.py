@@ -287,7 +287,7 @@ class DockerSandbox:
         name, is_new = session.key[1], False
         if session.is_over:
             raise SandboxError(f"session {name!r} ended while this call waited for its turn")
-        if not session.is_ready():
+        if not session.is_ready(since_s + self.config.queue_seconds, withdrawal):
             is_new = True
             self._sessions.replace(session, None)
             self._sessions.replace(session, self._supply.begin_session(since_s, withdrawal))

@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sandbox.docker import bundle, frames
@@ -167,17 +168,9 @@ class Link:
         self._open = False
         with contextlib.suppress(Exception):  # it is closed already, or its kind has no such method
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._close()
-
-    def _close(self) -> None:
         for each in (getattr(self._attached, "_response", None), self._attached, self._socket):
             with contextlib.suppress(Exception):
                 each.close()  # type: ignore[union-attr]
-
-    def forget(self) -> None:
-        """In a fork of the server: close our copy, and leave the connection to the server."""
-        self._open = False
-        self._close()
 
 
 class Container:
@@ -190,7 +183,6 @@ class Container:
         self.link = link
         self.next_call = 0
         self.hello: Mapping[str, Any] = {}
-        self.born_s = time.monotonic()
 
     def is_well(self) -> bool:
         """Whether it waits, as far as that can be seen without asking."""
@@ -202,17 +194,25 @@ class Container:
         Raises:
             ContainerGone: It ended, or there was none in time.
         """
-        while (frame := self.link.receive(until_s)) is not None:
+        self.look_for_ready(until_s)
+        if not self.next_call:
+            raise ContainerGone("its agent is not ready in time")
+
+    def look_for_ready(self, until_s: float) -> None:
+        """Take what comes until then, or until a child waits for the next call.
+
+        Raises:
+            ContainerGone: It ended.
+        """
+        while not self.next_call and (frame := self.link.receive(until_s)) is not None:
             said = frame[0]
             if isinstance(said.get("ready"), int):
                 self.next_call = said["ready"]
-                return
             if "failed" in said:
                 problem = f"its agent cannot go on: {str(said['failed'])[:300]}"
                 raise NoInitHere(problem) if said.get("needs") == "no init" else ContainerGone(problem)
             if isinstance(said.get("hello"), dict):
                 self.hello = said["hello"]
-        raise ContainerGone("its agent is not ready in time")
 
 
 def start(
@@ -252,13 +252,10 @@ def start(
     )
     link: Link | None = None
     try:
-        if runtime is not None:
-            host["runtime"] = runtime
         engine.ask("ping", within_s=ping_s)
         _go_on_unless(stopped)
-        engine.ask(
-            "create_container", facts.image_id, name=name, host_config=engine.host_config(**host), **options
-        )
+        dropped = engine.create(facts.image_id, name=name, runtime=runtime, host=host, **options)
+        facts = replace(facts, not_enforced=tuple(dict.fromkeys((*facts.not_enforced, *sorted(dropped)))))
         _go_on_unless(stopped)
         streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         link = Link(engine.ask("attach_socket", name, params=streams), plan.config)

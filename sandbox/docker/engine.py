@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sandbox.docker.client import client_class
 from sandbox.errors import Missing, SandboxUnavailable
 from sandbox.types import IsolationLevel
 
 if TYPE_CHECKING:
-    import docker
-
     Progress = Callable[[str], None]
+
+logger = logging.getLogger(__name__)
 
 _DEFAULT_SOCKETS = ("/var/run/docker.sock",)
 _OWN_KERNEL = ("runsc", "kata", "gvisor")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 _PULL_QUIET_S = 120.0  # between two lines of progress
+_REMOVE_S = 5.0
+_MAX_WARNINGS = 20  # of one connection that are logged
+_WARNED_LIMITS = {"max_memory_mb": ("memory", "swap"), "max_processes": ("pids",)}
 _LINES = {"Pulling fs layer", "Download complete", "Pull complete"}  # of progress; the rest repeats itself
 
 
@@ -69,7 +73,7 @@ class Engine:
 
     Args:
         where: A URL, the name of a docker context, or `None` for what the `docker` command would take.
-        answer_s: How long the engine may take for one answer.
+        answer_s: How long the engine may take for one answer, to its last byte.
         ping_s: How long it may take to show that it is there, if less.
 
     Raises:
@@ -81,14 +85,14 @@ class Engine:
             import docker  # noqa: F401
         except ImportError as error:
             raise unavailable("docker SDK", str(error), "Install the Python package docker.") from error
-        self.answer_s = answer_s
         self.address = ""
+        self._warned: set[str] = set()
         try:
             options = _options(where)
             self.address = str(options.get("base_url") or "unix:///var/run/docker.sock")
             self._limit = threading.local()
             self._limit.seconds = ping_s or answer_s
-            self._client = _client_class(self._limit)(timeout=answer_s, **options)
+            self._client = client_class(self._limit)(timeout=answer_s, **options)
             self._limit.seconds = None
         except EngineFault as fault:
             raise self._no_engine(fault) from fault
@@ -112,7 +116,7 @@ class Engine:
         """Call a method of the SDK's low-level client.
 
         Args:
-            within_s: For each of its waits, instead of `answer_s`.
+            within_s: For each of its answers, instead of `answer_s`; for each wait of one that is streamed.
 
         Raises:
             EngineFault: With what went wrong, whatever that was.
@@ -130,7 +134,24 @@ class Engine:
     def host_config(self, **options: Any) -> Any:
         return self.ask("create_host_config", **options)
 
-    def remove(self, container: str, *, within_s: float | None = None) -> bool:
+    def create(self, image: str, *, runtime: str | None, host: dict[str, Any], **options: Any) -> set[str]:
+        """Make a container; the limits of the configuration that the engine says it drops.
+
+        Raises:
+            EngineFault: There is none, as far as the engine says.
+        """
+        if runtime is not None:
+            host = {**host, "runtime": runtime}
+        made = self.ask("create_container", image, host_config=self.host_config(**host), **options)
+        said = made.get("Warnings") if isinstance(made, dict) else None
+        warnings = [_one_line(each) for each in said] if isinstance(said, list) else []
+        for each in warnings:
+            if each not in self._warned and len(self._warned) < _MAX_WARNINGS:
+                self._warned.add(each)
+                logger.warning("the container engine warns: %s", each)
+        return dropped_limits(warnings)
+
+    def remove(self, container: str, *, within_s: float = _REMOVE_S) -> bool:
         """End a container and remove it; true if it is gone or goes. Never raises."""
         try:
             self.ask("remove_container", container, v=True, force=True, within_s=within_s)
@@ -267,41 +288,6 @@ def _first_socket() -> dict[str, str]:
     return {}
 
 
-def _client_class(limit: threading.local) -> type[docker.APIClient]:
-    import docker
-
-    class Client(docker.APIClient):  # type: ignore[misc]
-        """The SDK's client, with a limit for each wait: it has none where it attaches or pulls."""
-
-        def __init__(self, **options: Any) -> None:
-            try:
-                super().__init__(**options)
-            except BaseException:
-                self.close()  # it has asked for a version already, and keeps that connection
-                raise
-
-        def request(self, method: str, url: str, **options: Any) -> Any:
-            within_s = getattr(limit, "seconds", None)
-            if within_s is not None or options.get("timeout") is None:
-                options["timeout"] = within_s or self.timeout
-            if (path := getattr(self._custom_adapter, "socket_path", None)) is not None:
-                _knock(path, options["timeout"])
-            response = super().request(method, url, **options)
-            if response.status_code >= 400:
-                _ = response.content  # keeps it, for the error's text
-                response.close()  # the SDK raises, and leaves the connection to the collector
-            return response
-
-    return Client
-
-
-def _knock(path: str, within_s: float) -> None:
-    """Connect and close: what the SDK opens for an engine that is not there, it leaves open."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(within_s)
-        connection.connect(path)
-
-
 def _check_platform(info: Mapping[str, Any], image: str, found: Mapping[str, Any]) -> None:
     there, needs = str(info.get("Architecture", "")), str(found.get("Architecture", ""))
     there = _MACHINES.get(there, there)
@@ -357,6 +343,19 @@ def _not_enforced(info: Mapping[str, Any], is_podman: bool) -> tuple[str, ...]:
     return tuple(found)
 
 
+def dropped_limits(warnings: Iterable[str]) -> set[str]:
+    """Limits of the configuration that an engine's warnings about a container name.
+
+    None is about what nobody asked for, so every mention of memory or processes is about these limits.
+    """
+    text = " ".join(warnings).casefold()
+    return {name for name, words in _WARNED_LIMITS.items() if any(word in text for word in words)}
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())[:300]
+
+
 def _text_of(error: BaseException) -> str:
     """One bounded line on what went wrong, without the wrapping of three libraries."""
     explanation = getattr(error, "explanation", None)
@@ -368,4 +367,4 @@ def _text_of(error: BaseException) -> str:
         inner = inner.__cause__ or inner.__context__
     if "timed out" in text.casefold() or isinstance(error, TimeoutError):
         text = "it does not answer"
-    return " ".join(text.split())[:300]
+    return _one_line(text)

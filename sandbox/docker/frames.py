@@ -5,17 +5,18 @@ the object's `"blobs"` lists. Both sides use this module; it needs no particular
 
 Server to agent:
 
-- `{"setup": {…}}`: once, first; see `sandbox.docker.inside.agent.Setup` for its keys.
+- `{"setup": {…}}`: once, first; see `_DEFAULTS` in `sandbox.docker.inside.agent` for its keys.
 - `{"call": n, "wall_s": s, "code": "…", "files": [[name, size], …], "max_files": m, "max_bytes": b}` with the
   contents of the files as blobs. `n` is the number of the last `ready`.
-- `{"kill": n}`: end that call. `{"end": true}` and the end of the stream: end everything and exit.
+- `{"kill": n}`: end that call. The end of the stream: end everything and exit.
 
 Agent to server:
 
-- `{"hello": {"python", "machine", "seccomp", "landlock", "cgroup", "keeps_state", "cap_eff", "no_new_privs",
-  "uid"}}`: at once.
+- `{"hello": {"python", "machine", "seccomp", "landlock", "cgroup", "limits_memory", "limits_processes",
+  "keeps_state", "cap_eff", "no_new_privs", "uid"}}`: at once.
 - `{"ready": n}`: a locked-down child waits for call `n`.
-- `{"failed": "reason"}`: it cannot go on, and exits.
+- `{"failed": "reason"}`: it cannot go on, and exits. With `"needs": "no init"` it could run in a container
+  where it is the first process itself.
 - `{"out": 1 | 2}` with one blob: something from stdout or stderr, within the limit of the stream.
 - `{"report": n}` with one blob: a part of what the child reports; the parts of a call are to be joined.
 - `{"ended": n, "exit", "signal", "why", "cpu_ns", "peak_bytes", "ooms", "refused_forks", "dropped": [o, e],
@@ -51,7 +52,8 @@ def encode(header: Header, blobs: Sequence[bytes | memoryview] = ()) -> bytes:
     """A frame with `blobs`, whose lengths are added to `header`."""
     if blobs:
         header = {**header, "blobs": [len(blob) for blob in blobs]}
-    text = json.dumps(header).encode()
+    # As UTF-8, which is at most half of the same text in escapes; code may hold halves of surrogate pairs.
+    text = json.dumps(header, ensure_ascii=False).encode("utf-8", "surrogatepass")
     return b"".join([len(text).to_bytes(LENGTH_BYTES, "little"), text, *blobs])
 
 
@@ -69,11 +71,6 @@ class Reader:
         self._data = bytearray()
         self._header: Header | None = None
         self._lengths: list[int] = []
-
-    @property
-    def is_between_frames(self) -> bool:
-        """Whether a stream that ends here was cut nowhere."""
-        return self._header is None and not self._data
 
     def feed(self, data: bytes | memoryview) -> Iterator[tuple[Header, list[bytes]]]:
         """Take more bytes; the frames that are complete now, as pairs of header and blobs.

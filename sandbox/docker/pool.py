@@ -13,8 +13,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from sandbox.docker.client import forget_connections
 from sandbox.docker.container import Container, NoInitHere, new_name, start
 from sandbox.docker.engine import Engine, EngineFault, Facts, unavailable
 from sandbox.docker.reaper import labels, reap
@@ -94,13 +95,13 @@ class Supply:
         self.changed = threading.Condition(threading.RLock())  # a signal handler may come in here again
         self._image, self._runtime, self._where = image, runtime, where
         self._pull, self._on_progress = pull, on_progress
-        self._labels = labels(self.instance)
         self._engine: Engine | None = None
         self._last_engine: Engine | None = None  # after a fault, for the end
         self._connecting = threading.Lock()
         self._idle: collections.deque[Container] = collections.deque()
         self._names: dict[str, float] = {}  # of what exists or will; until when, for what goes
         self._links: dict[str, Container] = {}
+        self._tried: dict[str, float] = {}  # as `reap` takes it
         self._starting = 0
         self._has_init = True  # until a kernel turns out to need it otherwise
         self._is_pooled = False  # a sandbox that only has sessions needs none
@@ -169,6 +170,7 @@ class Supply:
         finally:
             with self.changed:
                 self._waiting -= is_waiting
+                self._let_go_surplus()
                 if not self.closed and self._failure is None:
                     with contextlib.suppress(SandboxError):  # the keeper tries again
                         self._fill()
@@ -268,6 +270,11 @@ class Supply:
     def _lacking(self) -> int:
         return self.plan.config.pool_size + self._waiting - len(self._idle) - self._starting
 
+    def _let_go_surplus(self) -> None:
+        """End what was started for calls that do not wait any more; the caller has the lock."""
+        while len(self._idle) > self.plan.config.pool_size + self._waiting:
+            self.discard(self._idle.popleft())
+
     def _fill(self) -> None:
         """Have threads start what is lacking; the caller has the lock."""
         self._is_pooled = True
@@ -296,6 +303,7 @@ class Supply:
                     self._starting -= 1
                     goes_on = failure is None and not self.closed and self._lacking() > 0
                     self._starting += goes_on
+                    self._let_go_surplus()
                     self.changed.notify_all()
                 if container is not None:
                     self.discard(container)
@@ -321,7 +329,7 @@ class Supply:
                 facts,
                 self.plan,
                 name=name,
-                labels=self._labels,
+                labels=labels(self.instance),  # of the process that starts it: a server may have forked
                 runtime=self._runtime,
                 session=session,
                 ping_s=self._ping_s(),
@@ -354,10 +362,11 @@ class Supply:
                     self._image, self._runtime, pull=self._pull, on_progress=self._on_progress
                 )
                 self._check_level(facts)
-                self._reap(engine)
             except BaseException:
                 engine.close()
                 raise
+            with contextlib.suppress(EngineFault):  # the keeper tries again
+                self._reap(engine)
             self._engine, self.facts = engine, facts
             return engine, facts
 
@@ -397,7 +406,7 @@ class Supply:
                 self._look_after()
                 if time.monotonic() >= next_reap_s:
                     next_reap_s = time.monotonic() + _REAP_S
-                    if (engine := self._engine) is not None:
+                    if (engine := self._engine or self._last_engine) is not None:
                         self._reap(engine)
             except EngineFault as fault:  # whoever needs a container hears of it
                 logger.debug("the container engine does not say what there is: %s", fault)
@@ -424,7 +433,7 @@ class Supply:
                 gone.update(set(self._names) - in_use)
             return in_use
 
-        reap(engine, self.instance, known)
+        reap(engine, self.instance, known, self._tried)
         with self.changed:
             for name in gone:  # this time it was not there, or was removed
                 self._names.pop(name, None)
@@ -465,20 +474,21 @@ class Supply:
 
     def _await_containers(self, engine: Engine, until_s: float) -> None:
         done = threading.Event()
+        left: list[dict[str, Any]] = []
 
         def work() -> None:
             filters = {"label": [f"mcp-tools.sandbox.instance={self.instance}"]}
             forced = False
             while time.monotonic() < until_s and not done.is_set():
                 try:
-                    left = engine.ask("containers", all=True, filters=filters, within_s=2.0)
-                except EngineFault:
+                    left[:] = engine.ask("containers", all=True, filters=filters, within_s=2.0)
+                except (EngineFault, TypeError):
                     break  # nobody to ask; what is left goes with its connection
                 if not left:
                     break
                 if forced or time.monotonic() > until_s - _CLOSE_S + 1.0:
                     forced = True
-                    for each in left:
+                    for each in tuple(left):
                         engine.remove(str(each["Id"]), within_s=2.0)
                 done.wait(0.05)
             done.set()
@@ -487,12 +497,14 @@ class Supply:
         thread.start()
         thread.join(max(0.0, until_s - time.monotonic()))
         done.set()
+        for each in tuple(left):
+            name = str((each.get("Names") or [each.get("Id", "")])[0]).lstrip("/")
+            logger.warning("the container %s could not be removed before the sandbox was closed", name)
 
     def forget(self) -> None:
         """In a fork of the server: close our copies of the connections, and end nothing."""
-        for container in self._links.values():
-            container.link.forget()
         self.closed = True
+        forget_connections()
 
 
 def _again(error: SandboxError) -> SandboxError:

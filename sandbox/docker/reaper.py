@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -20,6 +22,9 @@ OWNER = f"{LABEL}.owner"
 OWNER_START = f"{LABEL}.owner-start"
 HOST = f"{LABEL}.host"
 _LIST_S = 5.0
+_REAP_S = 4.0  # then the rest is left to the next time
+_OVERDUE_S = 10.0  # for an engine that says it is removing a container
+_TOLD = math.inf
 _NO_SUCH_PROCESS = 87  # ERROR_INVALID_PARAMETER
 
 
@@ -34,34 +39,49 @@ def labels(instance: str) -> dict[str, str]:
     }
 
 
-def reap(engine: Engine, instance: str, known: Callable[[], Collection[str]]) -> list[str]:
+def reap(
+    engine: Engine,
+    instance: str,
+    known: Callable[[], Collection[str]],
+    tried: dict[str, float] | None = None,
+) -> list[str]:
     """Remove containers of servers that are gone, and those of `instance` that it does not know.
+
+    What the engine does not remove is asked for again each time; once for each container that is logged.
 
     Args:
         known: Returns the names of containers that are in use, or are being made or ended. Called after the
             engine said what there is: a container is known before it exists.
+        tried: Kept from one time to the next: since when each is tried in vain.
 
     Returns:
-        The names of those that were removed.
+        The names of those that were removed, or that the engine says it is removing.
 
     Raises:
         EngineFault: The engine does not say what there is.
     """
+    tried = {} if tried is None else tried
     found = engine.ask("containers", all=True, filters={"label": [f"{LABEL}=1"]}, within_s=_LIST_S)
-    removed = []
     in_use = known()
+    left: dict[str, str] = {}
     for each in found if isinstance(found, list) else ():
         name = str((each.get("Names") or [each.get("Id", "")])[0]).lstrip("/")
         said = each.get("Labels") or {}
-        if said.get(INSTANCE) == instance:
-            if name in in_use:
-                continue
-        elif not owner_is_gone(said):
-            continue
-        if engine.remove(str(each.get("Id") or name)):
+        if name not in in_use if said.get(INSTANCE) == instance else owner_is_gone(said):
+            left[name] = str(each.get("Id") or name)
+    for name in set(tried) - set(left):
+        del tried[name]
+    began_s, removed = time.monotonic(), []
+    for name in sorted(left, key=lambda name: tried.get(name, 0.0)):  # so none waits behind those that hang
+        if time.monotonic() - began_s > _REAP_S:
+            break
+        is_new, since_s = name not in tried, tried.setdefault(name, time.monotonic())
+        if is_going := engine.remove(left[name]):
             removed.append(name)
-            logger.info("removed the container %s, whose server is gone", name)
-        else:
+            if is_new:
+                logger.info("removed the container %s, whose server is gone", name)
+        if since_s < _TOLD and (not is_going or time.monotonic() - since_s > _OVERDUE_S):
+            tried[name] = _TOLD
             logger.warning("the container %s could not be removed; it is tried again", name)
     return removed
 
@@ -88,6 +108,10 @@ def host() -> str:
     import uuid
 
     return f"{uuid.getnode():x}"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=host.cache_clear)  # it may be in another pid namespace
 
 
 def _start_of(pid: int) -> str | None:

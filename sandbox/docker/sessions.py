@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 
 from sandbox.docker.container import Container, ContainerGone
-from sandbox.docker.pool import Supply
-from sandbox.errors import SandboxClosed, SandboxError
+from sandbox.docker.pool import Supply, Withdrawal
+from sandbox.errors import SandboxBusy, SandboxClosed, SandboxError
 
 _READY_S = 5.0  # for the process of the next call, after the last one
+_LOOK_S = 0.05  # after which a call that was withdrawn meanwhile is let go
 
 
 class Session:
@@ -25,18 +26,32 @@ class Session:
         self.is_over = False
         self.ended_by_owner = False
 
-    def is_ready(self) -> bool:
+    def is_ready(self, until_s: float, withdrawal: Withdrawal) -> bool:
         """Whether a process waits for the next call; for whoever has the turn.
 
-        False where there is no container yet, or none any more.
+        False where there is no container yet, or none any more, or no such process within a few seconds.
+
+        Args:
+            until_s: When the caller's patience ends.
+
+        Raises:
+            SandboxBusy: It ended before.
+            Cancelled: The call was withdrawn. The session goes on.
         """
         if self.container is None:
             return False
-        try:
-            if not self.container.next_call:
-                self.container.await_ready(time.monotonic() + _READY_S)
-        except ContainerGone:
-            return False
+        ready_until_s = time.monotonic() + _READY_S
+        while not self.container.next_call:
+            withdrawal.check()
+            now = time.monotonic()
+            try:
+                self.container.look_for_ready(min(now + _LOOK_S, until_s, ready_until_s))
+            except ContainerGone:
+                return False
+            if not self.container.next_call and now >= ready_until_s:
+                return False
+            if not self.container.next_call and now >= until_s:
+                raise SandboxBusy(f"session {self.key[1]!r} is not ready for this call; try again later")
         return self.container.is_well()
 
 

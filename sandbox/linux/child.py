@@ -12,7 +12,7 @@ from sandbox.linux import session as sessions
 
 TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from sandbox.linux.cgroups import Slot
     from sandbox.linux.wire import Message
@@ -41,6 +41,26 @@ def seccomp_program(spec: Message, level: int) -> bytes:
     )
 
 
+class WalledInit(sessions.Init):
+    """Init of a session. It may write to files of `/proc`; the code, behind one more wall, may not."""
+
+    def __init__(
+        self, *arguments: Any, by_session: bool, rules: list[tuple[str, int]], program: bytes, network: bool
+    ) -> None:
+        super().__init__(*arguments, by_session=by_session)
+        self._rules, self._program, self._network = rules, program, network
+
+    def _wall_in(self) -> None:
+        try:
+            landlock.restrict(self._rules, network=self._network)
+            seccomp.install(self._program)
+        except BaseException:
+            os._exit(4)  # no word of it, so init ends too
+
+    def _shut_in(self) -> None:
+        seccomp.install(self._program)
+
+
 def live(
     spec: Message,
     level: int,
@@ -55,7 +75,7 @@ def live(
 ) -> NoReturn:
     """Lock this process down, say so, and serve one call, or all calls of a session. Never returns."""
     try:
-        _enter(
+        allowed = _enter(
             spec,
             level,
             program,
@@ -72,8 +92,16 @@ def live(
             sessions.serve_in_place(served, socket.socket(fileno=CALLS_FD), spec["session_idle_s"])
         if session:
             idle_s, cpu_ns = spec["session_idle_s"], spec["limits"]["cpu_ns"]
-            sessions.Init(
-                served, socket.socket(fileno=CALLS_FD), idle_s, cpu_ns, PROCESSES_FD, by_session=level == 3
+            WalledInit(
+                served,
+                socket.socket(fileno=CALLS_FD),
+                idle_s,
+                cpu_ns,
+                PROCESSES_FD,
+                by_session=level == 3,
+                rules=allowed,
+                program=program,
+                network=spec["network"],
             ).serve()
         served.send(READY)
         runner.serve_one(served)
@@ -127,12 +155,12 @@ def _enter(
     session: bool,
     lists_processes: bool,
     rehearses: bool,
-) -> None:
-    """Go through every wall. Afterwards 0 to 3 are stdin, stdout, stderr and the channel, and nothing else
-    is open.
+) -> list[tuple[str, int]]:
+    """Go through every wall; returns what Landlock lets code do. Afterwards 0 to 3 are stdin, stdout, stderr
+    and the channel, and nothing else is open.
 
     Of a session also `CALLS_FD`, where its calls come from, and `PROCESSES_FD`: its init may list processes;
-    code may not everywhere, and does not inherit it.
+    code may not everywhere, and does not inherit it. For init's last walls see `WalledInit`.
     """
     walls.ordinary_signals()
     if slot is not None:
@@ -166,7 +194,9 @@ def _enter(
     if spec["cwd"] in folders:
         os.fchdir(folders[spec["cwd"]])
     allowed = rules(spec, level, base, folders)
-    walls.confine(allowed, seccomp.for_pid(program, os.getpid()), network=spec["network"])
+    own = [("/proc", landlock.OVERWRITE)] if lists_processes else []
+    filtered = None if lists_processes else seccomp.for_pid(program, os.getpid())
+    walls.confine([*allowed, *own], filtered, network=spec["network"])
     for fd in folders.values():
         os.close(fd)
     if rehearses:
@@ -177,6 +207,7 @@ def _enter(
         os.close(CALLS_FD)
     os.close(CALLS_FD + 1)
     _own_randomness()
+    return allowed
 
 
 def _processes(spec: Message, level: int) -> int | None:

@@ -40,6 +40,9 @@ WRITE = (
 )  # fmt: skip
 """Read, write, create, rename and remove: everything but executing, sockets and devices."""
 
+OVERWRITE = _FS_WRITE_FILE
+"""Write to files that are there."""
+
 _OF_A_FILE = _FS_EXECUTE | _FS_WRITE_FILE | _FS_READ_FILE | _FS_TRUNCATE | _FS_IOCTL_DEV
 
 

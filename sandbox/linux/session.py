@@ -18,6 +18,7 @@ on.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -30,7 +31,7 @@ from sandbox.linux import memory, runner, wire
 TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from sandbox.linux.wire import Message
 
@@ -42,6 +43,12 @@ _IDLE_LOOK_S = 1.0  # between two looks at whether anything runs between calls
 _GETTING_READY_LOOK_S = 0.01  # while the next caller is not stopped yet
 _IDLE_CPU_NS = 40_000_000  # many times what the next caller needs to get ready
 BROKEN = 97  # init's exit status when it ends a session that cannot be trusted to go on
+_FIRST_TO_END = b"1000"  # of all processes, when the kernel looks for memory
+_OOM_SCORE = "oom_score_adj"
+_PIDFD_GET_INFO = 0xC040FF0B
+_INFO_BYTES, _EXIT_CODE_AT, _INFO_EXIT = 64, 60, 1 << 3  # struct pidfd_info, Linux 6.15
+_MAX_STATUS = 0xFFFF
+_set_handler, _handler_of, _wait_for = signal.signal, signal.getsignal, os.waitpid  # as code found them
 CALL_FDS = 3  # the socket of a call, its stdout and stderr
 
 
@@ -78,6 +85,7 @@ class Init:
         self.begin_ns = 0  # CPU time of the caller when it began to wait
         self.processes = processes
         self.finished = 0  # number of the last call that is over
+        self.own_score = self._read_score()
 
     def serve(self) -> NoReturn:
         self.template = os.fork()
@@ -87,6 +95,7 @@ class Init:
             os.close(self.processes)
             self._wall_in()
             live(self.calls, self.caller_end, self.template_end, self.gate_end)
+        self._shut_in()
         for sock in (self.calls, self.caller_end, self.template_end, self.gate_end):
             sock.close()
         self._freeze_with_next_caller()
@@ -99,6 +108,7 @@ class Init:
                 if message is None:
                     break
                 if message.get("call") == self.finished + 1:
+                    self._begins(message)
                     self._call(message["call"], time.monotonic() + message["wall_s"])
                     idle_until = time.monotonic() + self.idle_s
                 elif message.get("kill") == self.finished:
@@ -115,7 +125,13 @@ class Init:
         os._exit(0)
 
     def _wall_in(self) -> None:
-        """What the first process that runs code does before it; here init itself is inside the walls."""
+        """What the first process that runs code does before it."""
+
+    def _shut_in(self) -> None:
+        """What init itself does once that process is there."""
+
+    def _begins(self, message: Message) -> None:
+        """A call begins, of which the server says `message`."""
 
     def _wait(self, seconds: float) -> set[int]:
         """Which of caller's end, its words and the server's there is, within `seconds`."""
@@ -143,22 +159,22 @@ class Init:
             return
         ending: Message = {
             "call": number,
-            "cpu_ns": max(_cpu_ns(self.caller) - self.begin_ns, 0),
+            "cpu_ns": self._of_lost_call_ns(),
             "peak_bytes": peak_bytes(self.caller),
             "why": how if how in {"time", "cpu"} else None,
-            "status": _status(self.caller) if how == "gone" else int(signal.SIGKILL),
+            "status": _status(self.caller, self.alive) if how == "gone" else int(signal.SIGKILL),
         }
         self.finished = number
         word = self._back()
         if ending["status"] is None:
-            ending["status"] = _whole(word.get("status"), int(signal.SIGKILL))
+            ending["status"] = _believable(word.get("status"))
         wire.send(self.channel, ending)
 
     def _came_through(self, number: int) -> None:
         """Its state is the session's now; whoever made the call knows by its report."""
         self.finished = number
         self.template = self.caller
-        self._freeze_with_next_caller()
+        self._freeze_with_next_caller(is_first_to_end=True)
 
     def _back(self) -> Message:
         """The caller is lost: end everything but the template, and have that fork another one."""
@@ -198,14 +214,18 @@ class Init:
                 self.is_stopped = True  # not really: its call is there already
             if self.alive in ready:
                 return "gone"
-            if self.cpu_limit_ns and self._used_cpu_ns() - self.begin_ns > self.cpu_limit_ns:
+            if self.cpu_limit_ns and self._of_call_ns() > self.cpu_limit_ns:
                 return "cpu"
             if time.monotonic() >= deadline:
                 return "time"
 
-    def _used_cpu_ns(self) -> int:
+    def _of_call_ns(self) -> int:
         """CPU time of everything that the call runs."""
-        return self._all_cpu_ns({self.template})
+        return self._all_cpu_ns({self.template}) - self.begin_ns
+
+    def _of_lost_call_ns(self) -> int:
+        """CPU time of a call whose caller may be gone."""
+        return max(_cpu_ns(self.caller) - self.begin_ns, 0)
 
     def _all_cpu_ns(self, spared: Iterable[int] = ()) -> int:
         found = self._members({os.getpid(), *spared})
@@ -213,8 +233,11 @@ class Init:
             os.close(pidfd)
         return sum(map(_cpu_ns, found))
 
-    def _freeze_with_next_caller(self) -> Message:
-        """Wait for the template's next caller, end everything else, stop the template; returns its word."""
+    def _freeze_with_next_caller(self, *, is_first_to_end: bool = False) -> Message:
+        """Wait for the template's next caller, end everything else, stop the template; returns its word.
+
+        `is_first_to_end`: the kernel ends the template, and so the caller, before others that take memory.
+        """
         word = self._next_caller()
         self.caller = word["caller"]
         fields = memory.stat(self.caller)  # cannot be read where `/proc` is closed to us
@@ -222,6 +245,10 @@ class Init:
             os._exit(BROKEN)
         self._sweep({self.template, self.caller})
         os.kill(self.template, signal.SIGSTOP)
+        if not is_first_to_end:
+            self._write_score(self.caller, _FIRST_TO_END)
+        else:
+            self._write_score(self.template, self.own_score)
         if self.alive >= 0:
             os.close(self.alive)
         self.alive = os.pidfd_open(self.caller)
@@ -230,6 +257,33 @@ class Init:
         self.is_stopped = False
         wire.send(self.gate, {"go": self.caller, "after": self.finished})
         return word
+
+    def _read_score(self) -> bytes:
+        """Init's own place in the kernel's order when memory runs out; empty where it cannot be read."""
+        try:
+            fd = os.open(f"self/{_OOM_SCORE}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.processes)
+        except OSError:
+            return b""
+        try:
+            return os.read(fd, 16)
+        finally:
+            os.close(fd)
+
+    def _write_score(self, pid: int, score: bytes) -> None:
+        """Give a process its place in that order: a caller goes first, however large the template is.
+
+        Where `/proc` is closed to init, the kernel goes by size alone.
+        """
+        try:
+            fd = os.open(f"{pid}/{_OOM_SCORE}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.processes)
+        except OSError:
+            return
+        try:
+            os.write(fd, score)
+        except OSError:
+            pass  # below what it may have: others set that
+        finally:
+            os.close(fd)
 
     def _next_caller(self) -> Message:
         poll = select.poll()
@@ -295,14 +349,16 @@ def live(
     while True:
         # Here it is a template: what it was told to keep is frozen in it. Each caller goes on below.
         word: Message = {}
+        handler = _leave_status()
         while (caller := _fork(words, commands)) != 0:
             wire.send(words, {"caller": caller, **word})
             if wire.receive(commands)[0] is None:
                 os._exit(0)
             try:
-                word = {"status": os.waitpid(caller, 0)[1]}  # of the one that did not come through
+                word = {"status": _wait_for(caller, 0)[1]}  # of the one that did not come through
             except ChildProcessError:
                 word = {}
+        _put_back(handler)
         runner.warm_up()
         opened: Message = {"go": 0}
         while opened["go"] != os.getpid():  # it was for one that ended before it heard it
@@ -346,6 +402,27 @@ def _fork(words: socket.socket, commands: socket.socket) -> int:
             except Exception:  # noqa: S110 - as above
                 pass
         return pid
+
+
+def _leave_status() -> Any:
+    """Have the caller leave its status when it ends, for init to read; returns what was set before.
+
+    Where code has its children ignored, the kernel keeps nothing of them.
+    """
+    try:
+        return _set_handler(signal.SIGCHLD, signal.SIG_DFL)
+    except Exception:
+        return None  # the code made that impossible; what init cannot read it does not believe
+
+
+def _put_back(handler: Any) -> None:
+    """In the caller: have what the code had set."""
+    if handler is None or handler == signal.SIG_DFL:
+        return
+    try:
+        _set_handler(signal.SIGCHLD, handler)
+    except Exception:  # noqa: S110 - as above
+        pass
 
 
 def reap_ended() -> None:
@@ -393,9 +470,13 @@ def serve_in_place(channel: socket.socket, calls: socket.socket, idle_s: float) 
     os._exit(0)
 
 
-def _whole(said: object, otherwise: int = 0) -> int:
-    """A number that user code may have made up."""
-    return said if isinstance(said, int) else otherwise
+def _believable(said: object) -> int:
+    """A status that user code may have made up: whoever did not come through never ended well."""
+    if type(said) is int and 0 < said <= _MAX_STATUS:
+        left = os.WIFEXITED(said) and os.WEXITSTATUS(said) != 0
+        if left or os.WIFSIGNALED(said):
+            return said
+    return int(signal.SIGKILL)
 
 
 def _cpu_ns(pid: int) -> int:
@@ -420,7 +501,19 @@ def peak_bytes(pid: int) -> int:
     return 0
 
 
-def _status(pid: int) -> int | None:
-    """What `wait(2)` would say of the caller, read from its zombie; `None` where it cannot be read."""
+def _status(pid: int, pidfd: int) -> int | None:
+    """What `wait(2)` would say of the caller; `None` where it cannot be read.
+
+    It is read from its zombie, or, where somebody waited for that, from the descriptor.
+    """
     fields = memory.stat(pid)
-    return int(fields[49]) if fields and len(fields) > 49 else None
+    if fields and len(fields) > 49 and fields[0] in {b"Z", b"X"}:
+        return int(fields[49])
+    info = bytearray(_INFO_EXIT.to_bytes(_INFO_BYTES, "little"))
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+    except OSError:
+        return None
+    if not int.from_bytes(info[:8], "little") & _INFO_EXIT:
+        return None
+    return int.from_bytes(info[_EXIT_CODE_AT:], "little")

@@ -142,14 +142,18 @@ def unused_user(base: str) -> None:
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)  # changing the user cleared it
 
 
-def confine(rules: list[tuple[str, int]], seccomp_program: bytes, *, network: bool) -> None:
-    """The last step: no capability, no way to gain any, Landlock, and then our list of system calls."""
+def confine(rules: list[tuple[str, int]], seccomp_program: bytes | None, *, network: bool) -> None:
+    """The last step: no capability, no way to gain any, Landlock, and then our list of system calls.
+
+    Without a list the caller is to install it before any code runs.
+    """
     from sandbox.linux import seccomp
 
     libc.drop_capabilities()
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
     landlock.restrict(rules, network=network)
-    seccomp.install(seccomp_program)
+    if seccomp_program is not None:
+        seccomp.install(seccomp_program)
 
 
 def ordinary_signals() -> None:

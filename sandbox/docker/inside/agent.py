@@ -115,8 +115,6 @@ class Agent:
             for message, blobs in self.link.received():
                 if "setup" in message:
                     self._set_up({**_DEFAULTS, **message["setup"]})
-                elif "end" in message:
-                    self.is_over = True
                 elif self.worker is None:
                     self._fail("the server asks for something before it said what to set up")
                 elif "call" in message:

@@ -6,7 +6,7 @@ import os
 import select
 import socket
 
-from sandbox.linux import wire
+from sandbox.docker import frames
 
 TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Call:
         self._report_room = report_bytes
         self._flood = max(_FLOOD_FACTOR * output_bytes, _FLOOD_BYTES)
         header = {key: message[key] for key in ("code", "files", "max_files", "max_bytes")}
-        self._request = memoryview(wire.frame(header, blobs))
+        self._request = memoryview(frames.encode(header, blobs))
         channel.setblocking(False)
         for fd in streams:
             os.set_blocking(fd, False)

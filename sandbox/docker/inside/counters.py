@@ -13,7 +13,7 @@ _UNLIMITED = 1 << 50  # version 1 says "no limit" with a number
 
 
 class Counters:
-    """Out-of-memory ends and refused forks since `reset`, and which limits the container has."""
+    """Out-of-memory ends and refused forks since `reset`, CPU time, and which limits the container has."""
 
     def __init__(self, root: str = _ROOT) -> None:
         if os.path.exists(f"{root}/cgroup.controllers"):
@@ -30,6 +30,7 @@ class Counters:
             limit_names = ("", "")
         self.limits_memory = _limit(f"{memory}/{limit_names[0]}") < _UNLIMITED
         self.limits_processes = _limit(f"{pids}/pids.max") < _UNLIMITED
+        self._cpu_file = self._find_cpu(root) if self.limits_memory and self.limits_processes else ""
         self._ooms_file = f"{memory}/{limit_names[1]}"
         self._forks_file = f"{pids}/pids.events"
         self._ooms_before = self._forks_before = 0
@@ -39,6 +40,25 @@ class Counters:
         """A call begins."""
         self._ooms_before = _count(self._ooms_file, "oom_kill")
         self._forks_before = _count(self._forks_file, "max")
+
+    @property
+    def counts_cpu(self) -> bool:
+        """Whether `cpu_ns` is that of the container: with limits of its own the cgroup is no other's."""
+        return bool(self._cpu_file)
+
+    def cpu_ns(self) -> int:
+        """CPU time of all processes that the container ever had, also of those that nobody waited for."""
+        if self.version == 2:
+            return _count(self._cpu_file, "usage_usec") * 1000
+        return _number(self._cpu_file)
+
+    def _find_cpu(self, root: str) -> str:
+        """The file that counts it; `""` if none can be read."""
+        if self.version == 2:
+            path = f"{root}/cpu.stat"
+            return path if _count(path, "usage_usec") else ""
+        paths = (f"{root}/{name}/cpuacct.usage" for name in ("cpuacct", "cpu,cpuacct", "cpuacct,cpu"))
+        return next((path for path in paths if _number(path)), "")
 
     def ooms(self) -> int:
         """Processes that the kernel ended for the container's memory since `reset`."""
@@ -60,6 +80,14 @@ def _limit(path: str) -> int:
         return int(text) if text != "max" else _UNLIMITED
     except (OSError, ValueError):
         return _UNLIMITED
+
+
+def _number(path: str) -> int:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
 
 
 def _count(path: str, name: str) -> int:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 256 * 1024
 _QUEUE_BYTES = 1024 * 1024  # beyond this nothing more is taken from the code until the server read some
-_MAX_HEADER_BYTES = 8 * 1024 * 1024  # a megabyte of code, each character as six
+# A megabyte of code, and 4,096 names of 255 letters: each letter six bytes where it is a control character.
+_MAX_HEADER_BYTES = 16 * 1024 * 1024
 _MAX_BLOB_BYTES = 32 * 1024 * 1024
 
 

@@ -13,9 +13,10 @@ import os
 import signal
 import socket
 import sys
+import time
 
 from sandbox.docker.inside import locked, processes
-from sandbox.docker.inside.single import hear, new_streams, send_call
+from sandbox.docker.inside.single import clock_ns, hear, new_streams, send_call
 from sandbox.docker.inside.worker import Worker, exit_code
 from sandbox.linux import libc, memory, session, walls, wire
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from sandbox.docker.inside.counters import Counters
     from sandbox.linux.wire import Message
 
 _STDERR = 2
@@ -33,9 +35,23 @@ _MAX_LOOKS = 64  # for processes that hide between looks; more would be a machin
 class ContainerInit(session.Init):
     """Init of a session, beside the agent. `wall_in` is what its first process of code does."""
 
-    def __init__(self, *arguments: Any, wall_in: Callable[[], None]) -> None:
+    def __init__(self, *arguments: Any, wall_in: Callable[[], None], counters: Counters) -> None:
         super().__init__(*arguments, by_session=False)
         self._enter = wall_in
+        self._counters = counters
+        self._counted_before_ns = 0
+
+    def _begins(self, message: Message) -> None:
+        self._counted_before_ns = message["counted_ns"]
+
+    def _of_call_ns(self) -> int:
+        if not self._counters.counts_cpu:
+            return super()._of_call_ns()
+        own_ns = time.process_time_ns() + clock_ns(os.getppid())
+        return max(self._counters.cpu_ns() - own_ns - self._counted_before_ns, 0)
+
+    def _of_lost_call_ns(self) -> int:
+        return self._of_call_ns() if self._counters.counts_cpu else super()._of_lost_call_ns()
 
     def _wall_in(self) -> None:
         try:
@@ -64,7 +80,7 @@ class ContainerInit(session.Init):
         told = {
             "call": number,
             "done": True,
-            "cpu_ns": self._used_cpu_ns() - self.begin_ns,
+            "cpu_ns": self._of_call_ns(),
             "peak_bytes": session.peak_bytes(self.caller),
         }
         super()._came_through(number)
@@ -88,6 +104,7 @@ class Kept(Worker):
             sock.setblocking(False)
             self.loop.watch(sock.fileno(), hear_it)
         self._is_waiting = False  # a process, for a call
+        self._init_ns = 0  # CPU time of init, as long as it was seen
         self._asked = 0  # the last call that init was asked to end
 
     def _live(self, channel: socket.socket, calls: socket.socket) -> NoReturn:
@@ -105,6 +122,7 @@ class Kept(Worker):
                 self.limits["cpu_ns"],
                 locked.PROCESSES_FD,
                 wall_in=self._wall_in,
+                counters=self.counters,
             ).serve()
         except BaseException as error:
             print(f"sandbox: init of the session: {locked.reason(error)}", file=sys.stderr)
@@ -116,7 +134,9 @@ class Kept(Worker):
     def open_call(self, message: Message) -> tuple[socket.socket, tuple[int, int]]:
         channel, streams, theirs = new_streams()
         self._is_waiting = False
-        self._send_init({"call": message["call"], "wall_s": message["wall_s"]})
+        self._send_init(
+            {"call": message["call"], "wall_s": message["wall_s"], "counted_ns": self.counted_before_ns}
+        )
         send_call(self._calls, message["call"], theirs)
         return channel, streams
 
@@ -128,6 +148,11 @@ class Kept(Worker):
         else:
             self._asked = self.call.number
             self._send_init({"kill": self._asked})
+
+    def own_cpu_ns(self) -> int:
+        if self.pid:
+            self._init_ns = clock_ns(self.pid) or self._init_ns
+        return super().own_cpu_ns() + self._init_ns
 
     def used_cpu_ns(self) -> int:
         return 0  # init looks at it
@@ -144,7 +169,8 @@ class Kept(Worker):
         if self.call is not None and self._gave_up(status):
             self.fail("the session's processes said what makes no sense, or could not be ended")
         elif self.call is not None:
-            self.tell_end(int(signal.SIGKILL), cpu_ns=self.reaped_cpu_ns, peak_bytes=peak_bytes, state="lost")
+            used_ns = self.cpu_ns_of_call(self.reaped_cpu_ns)
+            self.tell_end(int(signal.SIGKILL), cpu_ns=used_ns, peak_bytes=peak_bytes, state="lost")
             self.is_over = True
         elif self.was_ready and status == 0:
             self.is_over = True  # it was not used for long

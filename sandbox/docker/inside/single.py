@@ -62,7 +62,7 @@ class Single(Worker):
             self.fail(said[1:].decode("utf-8", "replace"))
 
     def _get_ready(self) -> None:
-        self._base_cpu_ns = _clock_ns(self.pid)
+        self._base_cpu_ns = clock_ns(self.pid)
         self.say_ready()
 
     def open_call(self, message: Message) -> tuple[socket.socket, tuple[int, int]]:
@@ -75,6 +75,8 @@ class Single(Worker):
             memory.kill(pid)
 
     def used_cpu_ns(self) -> int:
+        if self.counters.counts_cpu:
+            return self.cpu_ns_of_call(0)
         return memory.cpu_ns(self.members()) + self.reaped_cpu_ns - self._base_cpu_ns
 
     def ended(self, status: int, cpu_ns: int, peak_bytes: int) -> None:
@@ -83,7 +85,7 @@ class Single(Worker):
         if not self.was_ready:
             self._hear()  # why it ended, if it could say so
         elif self.call is not None:
-            cpu_ns = self.reaped_cpu_ns - self._base_cpu_ns
+            cpu_ns = self.cpu_ns_of_call(self.reaped_cpu_ns - self._base_cpu_ns)
             self.tell_end(status, cpu_ns=cpu_ns, peak_bytes=peak_bytes, state="lost")
             self.is_over = True
         elif status == 0 and self.setup["session"]:
@@ -132,7 +134,7 @@ class InPlace(Single):
             return
         if self.call is not None:
             processes.end_all(os.getpid(), self.reap, spared=frozenset({self.pid}))
-            cpu_ns = _clock_ns(self.pid) + self.reaped_cpu_ns - self._base_cpu_ns
+            cpu_ns = self.cpu_ns_of_call(clock_ns(self.pid) + self.reaped_cpu_ns - self._base_cpu_ns)
             self.tell_end(None, cpu_ns=cpu_ns, peak_bytes=session.peak_bytes(self.pid), state="kept")
         if not self.is_over:
             self._get_ready()
@@ -176,7 +178,7 @@ def hear(sock: socket.socket) -> Message | None:
     return said if isinstance(said, dict) or said is None else {}
 
 
-def _clock_ns(pid: int) -> int:
+def clock_ns(pid: int) -> int:
     """CPU time of one process alone, without those that it started."""
     try:
         return time.clock_gettime_ns((~pid << 3) | 2)  # what clock_getcpuclockid(3) computes

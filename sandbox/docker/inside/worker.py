@@ -53,6 +53,7 @@ class Worker:
         self.why: str | None = None
         self.killed_s: float | None = None
         self.reaped_cpu_ns = 0
+        self.counted_before_ns = 0  # by the cgroup, without this process, when the call began
         self.base_rss = memory.anonymous_bytes(os.getpid())
         self._deadline_s = self._look_s = 0.0
         self._looks_s = _OOM_LOOK_S if self._holds_all() and not self.limits["cpu_ns"] else _LOOK_S
@@ -97,6 +98,7 @@ class Worker:
         self.next_number += 1
         self.why, self.killed_s, self.reaped_cpu_ns = None, None, 0
         self.counters.reset()
+        self.counted_before_ns = self.counted_ns()
         files, most = int(message["max_files"]), int(message["max_bytes"])
         now_s = time.monotonic()
         self._deadline_s = now_s + float(message["wall_s"]) + self.grace_s
@@ -182,6 +184,26 @@ class Worker:
                 "state": state,
             }
         )
+
+    def own_cpu_ns(self) -> int:
+        """CPU time of the processes that no code runs in."""
+        return time.process_time_ns()
+
+    def counted_ns(self) -> int:
+        """CPU time of all code in the container so far; 0 where the cgroup does not say.
+
+        It has what processes of a call used whom nobody waited for, which is nowhere else once they ended.
+        """
+        if not self.counters.counts_cpu:
+            return 0
+        own_ns = self.own_cpu_ns()  # first, and so that the kernel counts this process up to now
+        return self.counters.cpu_ns() - own_ns
+
+    def cpu_ns_of_call(self, otherwise_ns: int) -> int:
+        """CPU time of everything that the call ran so far, by the cgroup, or `otherwise_ns`."""
+        if not self.counters.counts_cpu:
+            return otherwise_ns
+        return max(self.counted_ns() - self.counted_before_ns, 0)
 
     def _holds_all(self) -> bool:
         return self.counters.limits_memory and self.counters.limits_processes

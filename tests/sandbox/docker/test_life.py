@@ -110,6 +110,45 @@ def test_nothing_outlives_a_server_that_was_killed(
         assert {each.name for each in client.containers.list()} >= {other}
 
 
+RUNNING = """\
+import sys, threading
+from sandbox import DockerSandbox, SandboxConfig
+config = SandboxConfig(pool_size=1, max_concurrent_calls=5, timeout_seconds=300, working_dir=sys.argv[3])
+sandbox = DockerSandbox(sys.argv[1], config, engine=sys.argv[2])
+code = "open('/work/{}', 'w').close()\\nwhile True: pass"
+for number in range(5):
+    arguments = {"code": code.format(number), "session": "s" if number == 4 else None}
+    threading.Thread(target=sandbox.execute_sync, kwargs=arguments, daemon=True).start()
+sys.stdin.read()
+"""
+
+
+def test_nothing_outlives_a_server_that_was_killed_with_calls_running(
+    docker_engine: Engine, docker_image: str, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    """E-04 and E-08: counted from the start of the next server, with others' containers beside them."""
+    work = tmp_path / "work"
+    work.mkdir()
+    work.chmod(0o777)
+    argv = [sys.executable, "-c", RUNNING, docker_image, docker_engine.address, str(work)]
+    with (
+        foreign(client, docker_image) as unmarked,
+        foreign(client, docker_image, **labels("of this process, which lives")) as marked,
+        subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE) as process,
+    ):
+        try:
+            assert until(lambda: len(list(work.iterdir())) == 5, WAIT_S)
+            assert len(of_process(client, process.pid)) >= 5
+            process.send_signal(signal.SIGKILL)
+            process.wait(WAIT_S)
+            with server(docker_image, docker_engine) as again:
+                assert until(lambda: not of_process(client, process.pid), GONE_WITHIN_S)
+                assert len(of_process(client, again.pid)) >= 2
+                assert {each.name for each in client.containers.list()} >= {unmarked, marked}
+        finally:
+            process.kill()
+
+
 def test_what_a_killed_server_could_not_attach_to_goes_with_the_next(
     docker_engine: Engine, docker_image: str, client: docker.DockerClient
 ) -> None:
