@@ -43,6 +43,7 @@ from mcp_tools.server.elicitation import (
     too_late,
     unusable,
 )
+from mcp_tools.server.meta import account, idempotency_key
 from mcp_tools.server.principal import current_caller
 from mcp_tools.server.progress import Progress
 from mcp_tools.types import (
@@ -207,6 +208,10 @@ class _Calls:
         watch = CancelWatch()
         progress = Progress(ctx)
         context = _call_context(ctx, progress)
+        try:
+            context = replace(context, idempotency_key=idempotency_key(ctx.meta))
+        except ValueError as error:
+            raise MCPError(types.INVALID_PARAMS, str(error)) from error
         call = _Call(self._executor, ctx, params, context, progress, self._confirm_timeout_s, self._waiting)
         try:
             return await call.run()
@@ -276,13 +281,17 @@ class _Call:
         if result.error_code is ErrorCode.UNKNOWN_TOOL:
             raise MCPError(types.INVALID_PARAMS, result.error or "unknown tool")
         tool = self._executor.registry.get(params.name)
-        return wire_result(result, None if tool is None else tool.output_schema)
+        wire = wire_result(result, None if tool is None else tool.output_schema)
+        wire.meta = account(result)
+        return wire
 
     async def _execute(self, confirmation_id: str | None) -> ExecutionResult:
         context = self._context
         if confirmation_id is not None:
             approval = Approval(confirmation_id=confirmation_id, channel=CHANNEL)
-            context = replace(context, approval=approval)
+            # A client that heard no answer sends the same state again: that is the same effect.
+            key = f"answered {confirmation_id}" if self._is_modern else context.idempotency_key
+            context = replace(context, approval=approval, idempotency_key=key)
         return await self._executor.execute(self._params.name, self._arguments, context)
 
     async def _ask(self, result: ExecutionResult) -> ExecutionResult:
