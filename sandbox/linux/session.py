@@ -236,7 +236,7 @@ class Init:
     def _freeze_with_next_caller(self, *, is_first_to_end: bool = False) -> Message:
         """Wait for the template's next caller, end everything else, stop the template; returns its word.
 
-        `is_first_to_end`: the kernel ends the template, and so the caller, before others that take memory.
+        `is_first_to_end`: the kernel ends the template before others that take memory, and so the caller too.
         """
         word = self._next_caller()
         self.caller = word["caller"]
@@ -247,8 +247,7 @@ class Init:
         os.kill(self.template, signal.SIGSTOP)
         if not is_first_to_end:
             self._write_score(self.caller, _FIRST_TO_END)
-        else:
-            self._write_score(self.template, self.own_score)
+        self._write_score(self.template, self.own_score)
         if self.alive >= 0:
             os.close(self.alive)
         self.alive = os.pidfd_open(self.caller)
