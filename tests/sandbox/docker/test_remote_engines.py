@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sandbox import DockerSandbox, EndedBy, SandboxConfig, SandboxDied, SandboxUnavailable
+from sandbox.docker import engine
 from sandbox.docker.reaper import INSTANCE, OWNER
 from sandbox.types import Mount
 from tests.docker_engine import Engine
@@ -372,6 +373,27 @@ def test_who_cannot_show_who_they_are_is_refused_in_time(
     assert time.monotonic() - began_s < 5
 
 
+@pytest.mark.parametrize("name", BUNDLES)
+def test_authorities_of_the_web_are_not_those_of_an_engine(
+    name: str, tls: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a variable is for who fetches pages; here it would shut out the engine, or let in another one."""
+    assert tls.certificates is not None
+    for variable, value in tls.variables.items():
+        monkeypatch.setenv(variable, value)
+    another = tls.certificates.parent / "trusts another"
+    monkeypatch.setenv(name, str(another / "ca.pem"))
+    with DockerSandbox(tls.image, CONFIG) as sandbox:
+        assert sandbox.execute_sync("6 * 7").value == "42"
+    monkeypatch.setenv(name, str(tls.certificates / "ca.pem"))
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(another))
+    with (
+        DockerSandbox(tls.image, CONFIG) as sandbox,
+        pytest.raises(SandboxUnavailable, match="CERTIFICATE_VERIFY_FAILED"),
+    ):
+        sandbox.execute_sync("1")
+
+
 @pytest.mark.parametrize("is_current", [False, True], ids=["by name", "current"])
 @pytest.mark.parametrize("kind", ["tcp", "tls"])
 def test_a_context_leads_to_its_engine(
@@ -401,6 +423,41 @@ def test_a_context_that_the_environment_names_comes_before_the_current_one(
     with DockerSandbox(tcp.image, CONFIG) as sandbox:
         assert sandbox.execute_sync("6 * 7").value == "42"
         assert tcp.of(sandbox)
+
+
+@pytest.mark.parametrize("variable", ["DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"])
+def test_certificates_without_a_host_leave_the_current_context(
+    variable: str, tcp: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_context(tmp_path / "docker", "far away", tcp, is_current=True)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setenv(variable, str(tmp_path))
+    with DockerSandbox(tcp.image, CONFIG) as sandbox:
+        assert sandbox.execute_sync("6 * 7").value == "42"
+        assert tcp.of(sandbox)
+
+
+@pytest.mark.parametrize("how", ["by name", "variable", "current"])
+def test_a_context_that_is_not_there_is_not_taken_for_this_machine(
+    how: str, tcp: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "docker"
+    write_context(folder, "far away", tcp)
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+    sockets = (*engine._DEFAULT_SOCKETS, tcp.here.removeprefix("unix://"))
+    monkeypatch.setattr(engine, "_DEFAULT_SOCKETS", sockets)
+    with DockerSandbox(tcp.image, CONFIG) as sandbox:
+        assert sandbox.execute_sync("6 * 7").value == "42"  # it is there, so it could be taken
+    if how == "variable":
+        monkeypatch.setenv("DOCKER_CONTEXT", "far awya")
+    if how == "current":
+        (folder / "config.json").write_text(json.dumps({"currentContext": "far awya"}))
+    where = "far awya" if how == "by name" else None
+    with (
+        DockerSandbox(tcp.image, CONFIG, engine=where) as sandbox,
+        pytest.raises(SandboxUnavailable, match="docker context"),
+    ):
+        sandbox.execute_sync("1")
 
 
 def _during(act: Callable[[], None], work: Callable[[], object]) -> None:
