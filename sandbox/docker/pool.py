@@ -19,6 +19,7 @@ from sandbox.docker.client import forget_connections
 from sandbox.docker.container import Container, NoInitHere, new_name, start
 from sandbox.docker.engine import Engine, EngineFault, Facts, unavailable
 from sandbox.docker.reaper import labels, name_of, reap
+from sandbox.docker.withdrawal import Withdrawal
 from sandbox.errors import (
     SandboxBusy,
     SandboxClosed,
@@ -42,33 +43,6 @@ _RETRY_S = 10.0  # after a container that could not be had, when no call asks fo
 _LEAVING_S = 3.0  # a container that was let go removes itself within this, or is removed
 _CLOSE_S = 8.0
 _T = TypeVar("_T")
-
-
-class Cancelled(BaseException):
-    """The caller of a call withdrew."""
-
-
-class Withdrawal:
-    """How the caller of a call withdraws it, from another thread."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._tell: list[Callable[[], None]] = []
-
-    def tell(self, what: Callable[[], None]) -> None:
-        """Call this when the call is withdrawn; it must not block for long."""
-        self._tell.append(what)
-        if self.asked:
-            what()
-
-    def ask(self) -> None:
-        self.asked = True
-        for what in tuple(self._tell):
-            what()
-
-    def check(self) -> None:
-        if self.asked:
-            raise Cancelled
 
 
 class Supply:
@@ -516,12 +490,3 @@ def _again(error: SandboxError) -> SandboxError:
     same = type(error).__new__(type(error), *error.args)  # each class has an `__init__` of its own
     same.__dict__.update(error.__dict__)
     return same
-
-
-def bounded(work: Callable[[], _T], within_s: float) -> _T | None:
-    """What `work` returns, or `None` if that takes too long; it goes on in a thread then."""
-    found: list[_T] = []
-    thread = threading.Thread(target=lambda: found.append(work()), name="docker-sandbox-ask", daemon=True)
-    thread.start()
-    thread.join(within_s)
-    return found[0] if found else None
