@@ -324,6 +324,7 @@ def test_a_call_whose_connection_is_cut_dies_and_the_next_one_works(remote: Remo
         assert until(lambda: len(remote.of(sandbox)) <= 1, GONE_WITHIN_S)
 
 
+@pytest.mark.parametrize("remote", ["tls"], indirect=True)
 def test_a_call_whose_connection_falls_silent_ends_in_its_time(remote: Remote) -> None:
     with DockerSandbox(remote.image, SandboxConfig(pool_size=1, timeout_seconds=1)) as sandbox:
         sandbox.execute_sync("1", session="s")
@@ -342,6 +343,7 @@ def test_a_call_whose_connection_falls_silent_ends_in_its_time(remote: Remote) -
         assert until(lambda: len(remote.of(sandbox)) <= 1, GONE_WITHIN_S)
 
 
+@pytest.mark.parametrize("remote", ["tls"], indirect=True)
 def test_descriptors_stay_as_many(remote: Remote) -> None:
     def ours() -> int:
         return len(os.listdir("/proc/self/fd")) - len(remote.way.sockets)
