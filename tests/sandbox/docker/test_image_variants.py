@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -15,6 +17,7 @@ import pytest
 
 from sandbox import DockerSandbox, SandboxConfig, SandboxUnavailable
 from sandbox.docker.reaper import INSTANCE
+from sandbox.types import Mount
 from tests.docker_engine import Engine
 
 CONFIG = SandboxConfig(pool_size=1)
@@ -27,7 +30,7 @@ WORKDIR /evil
 ENV PYTHONPATH=/evil PYTHONSTARTUP=/evil/startup.py PYTHONHOME=/evil PYTHONINSPECT=1 PYTHONHASHSEED=0 \
     PYTHONUSERBASE=/evil PYTHONBREAKPOINT=startup PYTHONDEVMODE=1 PYTHONPLATLIBDIR=evil PYTHONOPTIMIZE=2 \
     LD_PRELOAD=/evil/missing.so HOME=/evil TMPDIR=/evil HTTP_PROXY=http://user:secret@192.0.2.1 \
-    TINI_SUBREAPER=1 TINI_KILL_PROCESS_GROUP=1
+    TINI_VERBOSITY=3 TINI_SUBREAPER=1 TINI_KILL_PROCESS_GROUP=1
 ENTRYPOINT ["python3", "-c", "print('the entry point ran')"]
 CMD ["of the image"]
 HEALTHCHECK --interval=1s CMD ["python3", "-c", "open('/evil/checked', 'w')"]
@@ -134,6 +137,32 @@ def test_folders_that_an_image_declares_as_volumes_leave_none(
     assert volumes(client) == before
 
 
+def test_volumes_of_an_image_do_not_hide_what_code_works_in(
+    docker_engine: Engine, built: Callable[..., str], client: docker.DockerClient, tmp_path: Path
+) -> None:
+    image = built('FROM {image}\nVOLUME ["/tmp/", "/work", "/data", "/more"]')
+    before = volumes(client)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "x").write_text("here")
+    (tmp_path / "work").mkdir(mode=0o777)
+    os.chmod(tmp_path / "work", 0o777)
+    config = SandboxConfig(
+        pool_size=1,
+        working_dir=str(tmp_path / "work"),
+        mounts=(Mount(source=str(tmp_path / "data"), target="/data"),),
+    )
+    code = "open('y', 'w').write('y')\nopen('/tmp/out/z', 'wb').write(bytes(100_000))\nopen('/data/x').read()"
+    with DockerSandbox(image, config, engine=docker_engine.address) as sandbox:
+        result = sandbox.execute_sync(code)
+        assert (result.value, len(result.artifacts)) == ("'here'", 1)
+        assert volumes(client) == before
+    assert (tmp_path / "work" / "y").read_text() == "y"
+    with DockerSandbox(image, CONFIG, engine=docker_engine.address) as sandbox:
+        assert sandbox.execute_sync("open('/tmp/x', 'wb').write(bytes(100_000))").value == "100000"
+        assert volumes(client) == before
+    assert volumes(client) == before
+
+
 def test_what_an_image_sets_changes_nothing(
     docker_engine: Engine, built: Callable[..., str], client: docker.DockerClient
 ) -> None:
@@ -176,6 +205,16 @@ def test_what_an_image_sets_changes_nothing(
             assert each.attrs["State"].get("Health") is None
             assert each.attrs["Config"]["User"] == "1000:1000"
     assert len(hashes) == 2
+
+
+def test_an_init_that_an_image_makes_talk_says_nothing_in_between(
+    docker_engine: Engine, built: Callable[..., str]
+) -> None:
+    """What it has to say of a call's end comes with that end, or a moment after it."""
+    image = built("FROM {image}\nENV TINI_VERBOSITY=3")
+    with DockerSandbox(image, SandboxConfig(pool_size=2), engine=docker_engine.address) as sandbox:
+        for _ in range(15):
+            assert sandbox.execute_sync("6 * 7").value == "42"
 
 
 def test_an_image_for_another_machine_is_refused_and_not_pulled(
