@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Self
 from sandbox.docker import frames
 from sandbox.docker.call import Call, NotSent
 from sandbox.docker.plan import close, plan
-from sandbox.docker.pool import Cancelled, Supply, Withdrawal
+from sandbox.docker.pool import Supply
 from sandbox.docker.sessions import Session, Sessions
+from sandbox.docker.withdrawal import Cancelled, Withdrawal
 from sandbox.errors import Missing, SandboxClosed, SandboxConfigError, SandboxDied, SandboxError
 from sandbox.request import Request, checked
 from sandbox.types import EndedBy, IsolationLevel, SandboxConfig, SandboxResult

@@ -30,6 +30,7 @@ _MODULES = (
     "sandbox.linux.runner",
     "sandbox.linux.seccomp",
     "sandbox.linux.session",
+    "sandbox.linux.statuses",
     "sandbox.linux.syscalls",
     "sandbox.linux.walls",
     "sandbox.linux.wire",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sandbox.docker.container import Container, ContainerGone
 from sandbox.docker.engine import EngineFault
 from sandbox.docker.frames import encode
-from sandbox.docker.pool import Withdrawal, bounded
+from sandbox.docker.withdrawal import Withdrawal, bounded
 from sandbox.errors import SandboxDied
 from sandbox.outcome import Ending, Kept, conclude, flood_bytes, report_limit_bytes
 from sandbox.types import EndedBy, SandboxConfig, SandboxResult

@@ -54,6 +54,13 @@ def client_class(limit: threading.local) -> type[docker.APIClient]:
                     setattr(adapter, name, _watching_pools(found, limit))
             return adapter
 
+        def merge_environment_settings(
+            self, url: str, proxies: Any, stream: Any, verify: Any, cert: Any
+        ) -> Any:
+            # Else the authorities that the environment names for the web would replace the engine's own.
+            verify = self.verify if verify is None else verify
+            return super().merge_environment_settings(url, proxies, stream, verify, cert)
+
         def request(self, method: str, url: str, **options: Any) -> Any:
             within_s = getattr(limit, "seconds", None)
             if within_s is not None or options.get("timeout") is None:  # none where it attaches or pulls

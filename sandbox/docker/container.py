@@ -58,6 +58,7 @@ class Link:
         self._found: list[tuple[frames.Header, list[bytes]]] = []
         self._sending = threading.Lock()
         self._open = True
+        self._gone: ContainerGone | None = None
 
     @property
     def said(self) -> str:
@@ -92,6 +93,8 @@ class Link:
         """
         is_last_look = False
         while not self._found:
+            if self._gone is not None:
+                raise self._gone
             left_s = until_s - time.monotonic()
             if left_s <= 0:
                 # What came in time counts, also where this process was stopped and looks only now.
@@ -107,7 +110,12 @@ class Link:
                 raise ContainerGone(f"the connection to it ended: {error}") from error
             if not data:
                 raise ContainerGone("it ended")
-            self._take(memoryview(data))
+            try:
+                self._take(memoryview(data))
+            except ContainerGone as gone:
+                if not self._found:
+                    raise
+                self._gone = gone  # said once what came before it was heard
         return self._found.pop(0)
 
     def _take(self, data: memoryview) -> None:
@@ -274,7 +282,9 @@ def start(
             raise
         if isinstance(error, EngineFault):
             raise unavailable(
-                "start a container", str(error), "See the engine's own log, or `docker info`."
+                "start a container",
+                str(error),
+                "See the engine's own log. The image needs python3, 3.11 or newer, in its PATH.",
             ) from error
         if isinstance(error, ContainerGone):
             said = f": {link.said}" if link is not None and link.said else ""

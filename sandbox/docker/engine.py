@@ -252,20 +252,29 @@ def _check_line(line: Mapping[str, Any]) -> None:
 
 def _options(where: str | None) -> dict[str, Any]:
     """How to make a client: the address, and TLS where a context or the environment names it."""
-    from docker.context import ContextAPI
+    from docker.context.config import get_current_context_name
     from docker.utils import kwargs_from_env
 
     if where is not None and "://" in where:
         env = {**os.environ, "DOCKER_HOST": where}
         return {"base_url": where, **{k: v for k, v in kwargs_from_env(env).items() if k == "tls"}}
     if where is not None:
-        options = dict(ContextAPI.kwargs_from_context(where))
-        if not options and where != "default":
-            raise EngineFault(f"there is no docker context {where!r}")
-        return options
-    options = dict(kwargs_from_env()) or dict(ContextAPI.kwargs_from_context())
+        return _of_context(where)
+    if os.environ.get("DOCKER_HOST"):
+        return dict(kwargs_from_env())
+    options = _of_context(os.environ.get("DOCKER_CONTEXT") or get_current_context_name() or "default")
     if not options.get("base_url") or options.get("base_url") in {f"unix://{s}" for s in _DEFAULT_SOCKETS}:
         options |= _first_socket()
+    return options
+
+
+def _of_context(name: str) -> dict[str, Any]:
+    """What a docker context says; one that is not there is not taken for this machine's engine."""
+    from docker.context import ContextAPI
+
+    options = dict(ContextAPI.kwargs_from_context(name))
+    if not options and name != "default":
+        raise EngineFault(f"there is no docker context {name!r}")
     return options
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -169,6 +170,9 @@ def container_options(
     disk = f"{size},nr_inodes={config.max_files},mode=0700,{owner},{_SAFE}"
     if is_podman:
         disk = f"{size},mode=1777,{_SAFE},notmpcopyup"
+    # The engine makes no volume where something is mounted already.
+    taken = {"/tmp", *(folder.target for folder in plan.folders)}  # noqa: S108
+    free = [each for each in volumes if posixpath.normpath(each) not in taken]
     container = {
         "command": [],
         "entrypoint": bundle.command(),
@@ -176,7 +180,7 @@ def container_options(
         "user": f"{plan.user_id}:{plan.group_id}",
         "stdin_open": True,  # the SDK makes it end with the one who is attached
         "working_dir": "/",
-        "environment": {},
+        "environment": {"TINI_VERBOSITY": "0"},  # docker's init would write into our stream
         "labels": dict(labels),
         "healthcheck": {"test": ["NONE"]},
         "use_config_proxy": False,  # proxies come with passwords
@@ -190,7 +194,7 @@ def container_options(
         "read_only": True,
         "tmpfs": {
             "/tmp": disk,  # noqa: S108 - inside the container
-            **dict.fromkeys(volumes, _VOLUME_OF_PODMAN if is_podman else _VOLUME),
+            **dict.fromkeys(free, _VOLUME_OF_PODMAN if is_podman else _VOLUME),
         },
         "shm_size": min(SHM_BYTES, config.max_disk_mb * 1024**2),
         "cap_drop": ["ALL"],

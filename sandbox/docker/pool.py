@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sandbox.docker.client import forget_connections
 from sandbox.docker.container import Container, NoInitHere, new_name, start
 from sandbox.docker.engine import Engine, EngineFault, Facts, unavailable
-from sandbox.docker.reaper import labels, reap
+from sandbox.docker.reaper import labels, name_of, reap
+from sandbox.docker.withdrawal import Withdrawal
 from sandbox.errors import (
     SandboxBusy,
     SandboxClosed,
@@ -42,33 +43,6 @@ _RETRY_S = 10.0  # after a container that could not be had, when no call asks fo
 _LEAVING_S = 3.0  # a container that was let go removes itself within this, or is removed
 _CLOSE_S = 8.0
 _T = TypeVar("_T")
-
-
-class Cancelled(BaseException):
-    """The caller of a call withdrew."""
-
-
-class Withdrawal:
-    """How the caller of a call withdraws it, from another thread."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._tell: list[Callable[[], None]] = []
-
-    def tell(self, what: Callable[[], None]) -> None:
-        """Call this when the call is withdrawn; it must not block for long."""
-        self._tell.append(what)
-        if self.asked:
-            what()
-
-    def ask(self) -> None:
-        self.asked = True
-        for what in tuple(self._tell):
-            what()
-
-    def check(self) -> None:
-        if self.asked:
-            raise Cancelled
 
 
 class Supply:
@@ -190,8 +164,6 @@ class Supply:
                 container = self._start(session=True)
             except SandboxError as error:
                 failed.append(error)
-            except Exception as error:  # as in `_fill_up`
-                failed.append(SandboxError(f"a container could not be started: {error!r}"))
             else:
                 with self.changed:
                     if not gave_up.is_set() and not self.closed:
@@ -290,8 +262,6 @@ class Supply:
                 container = self._start(session=False)
             except SandboxError as error:
                 failure = error
-            except Exception as error:  # of the SDK, which promises nothing; callers must hear of it
-                failure = SandboxError(f"a container could not be started: {error!r}")
             finally:
                 with self.changed:
                     if container is not None and not self.closed:
@@ -311,12 +281,21 @@ class Supply:
                 return
 
     def _start(self, *, session: bool) -> Container:
-        """Start one container. Blocks for hundreds of milliseconds, or as long as the engine may take."""
+        """Start one container. Blocks for hundreds of milliseconds, or as long as the engine may take.
+
+        Raises:
+            SandboxError: It cannot be had.
+        """
         try:
-            return self._start_one(session=session, init=self._has_init)
-        except NoInitHere:
-            self._has_init = False
-            return self._start_one(session=session, init=False)
+            try:
+                return self._start_one(session=session, init=self._has_init)
+            except NoInitHere:
+                self._has_init = False
+                return self._start_one(session=session, init=False)
+        except SandboxError:
+            raise
+        except Exception as error:  # of the SDK, which promises nothing; callers must hear of it
+            raise SandboxError(f"a container could not be started: {error!r}") from error
 
     def _start_one(self, *, session: bool, init: bool) -> Container:
         engine, facts = self._connect()
@@ -498,8 +477,7 @@ class Supply:
         thread.join(max(0.0, until_s - time.monotonic()))
         done.set()
         for each in tuple(left):
-            name = str((each.get("Names") or [each.get("Id", "")])[0]).lstrip("/")
-            logger.warning("the container %s could not be removed before the sandbox was closed", name)
+            logger.warning("the container %s was not removed before the sandbox was closed", name_of(each))
 
     def forget(self) -> None:
         """In a fork of the server: close our copies of the connections, and end nothing."""
@@ -509,17 +487,6 @@ class Supply:
 
 def _again(error: SandboxError) -> SandboxError:
     """The same error for another caller: a traceback belongs to one."""
-    if isinstance(error, SandboxUnavailable):
-        return SandboxUnavailable(str(error).partition("\n")[0], error.missing)
-    if type(error) is SandboxError or isinstance(error, SandboxClosed):
-        return type(error)(str(error))
-    return error
-
-
-def bounded(work: Callable[[], _T], within_s: float) -> _T | None:
-    """What `work` returns, or `None` if that takes too long; it goes on in a thread then."""
-    found: list[_T] = []
-    thread = threading.Thread(target=lambda: found.append(work()), name="docker-sandbox-ask", daemon=True)
-    thread.start()
-    thread.join(within_s)
-    return found[0] if found else None
+    same = type(error).__new__(type(error), *error.args)  # each class has an `__init__` of its own
+    same.__dict__.update(error.__dict__)
+    return same

@@ -65,7 +65,7 @@ def reap(
     in_use = known()
     left: dict[str, str] = {}
     for each in found if isinstance(found, list) else ():
-        name = str((each.get("Names") or [each.get("Id", "")])[0]).lstrip("/")
+        name = name_of(each)
         said = each.get("Labels") or {}
         if name not in in_use if said.get(INSTANCE) == instance else owner_is_gone(said):
             left[name] = str(each.get("Id") or name)
@@ -84,6 +84,11 @@ def reap(
             tried[name] = _TOLD
             logger.warning("the container %s could not be removed; it is tried again", name)
     return removed
+
+
+def name_of(listed: Mapping[str, Any]) -> str:
+    """The name of a container, as an engine lists it."""
+    return str((listed.get("Names") or [listed.get("Id", "")])[0]).lstrip("/")
 
 
 def owner_is_gone(said: Mapping[str, Any]) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from sandbox.docker.container import Container, ContainerGone
-from sandbox.docker.pool import Supply, Withdrawal
+from sandbox.docker.pool import Supply
+from sandbox.docker.withdrawal import Withdrawal
 from sandbox.errors import SandboxBusy, SandboxClosed, SandboxError
 
 _READY_S = 5.0  # for the process of the next call, after the last one

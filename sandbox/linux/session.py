@@ -18,7 +18,6 @@ on.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
@@ -26,7 +25,7 @@ import socket
 import sys
 import time
 
-from sandbox.linux import memory, runner, wire
+from sandbox.linux import memory, runner, statuses, wire
 
 TYPE_CHECKING = False  # typing itself is not loaded: it would cost milliseconds and pages
 if TYPE_CHECKING:
@@ -45,9 +44,6 @@ _IDLE_CPU_NS = 40_000_000  # many times what the next caller needs to get ready
 BROKEN = 97  # init's exit status when it ends a session that cannot be trusted to go on
 _FIRST_TO_END = b"1000"  # of all processes, when the kernel looks for memory
 _OOM_SCORE = "oom_score_adj"
-_PIDFD_GET_INFO = 0xC040FF0B
-_INFO_BYTES, _EXIT_CODE_AT, _INFO_EXIT = 64, 60, 1 << 3  # struct pidfd_info, Linux 6.15
-_MAX_STATUS = 0xFFFF
 _set_handler, _handler_of, _wait_for = signal.signal, signal.getsignal, os.waitpid  # as code found them
 CALL_FDS = 3  # the socket of a call, its stdout and stderr
 
@@ -162,12 +158,12 @@ class Init:
             "cpu_ns": self._of_lost_call_ns(),
             "peak_bytes": peak_bytes(self.caller),
             "why": how if how in {"time", "cpu"} else None,
-            "status": _status(self.caller, self.alive) if how == "gone" else int(signal.SIGKILL),
+            "status": statuses.read(self.caller, self.alive) if how == "gone" else int(signal.SIGKILL),
         }
         self.finished = number
         word = self._back()
         if ending["status"] is None:
-            ending["status"] = _believable(word.get("status"))
+            ending["status"] = statuses.believable(word.get("status"))
         wire.send(self.channel, ending)
 
     def _came_through(self, number: int) -> None:
@@ -236,7 +232,7 @@ class Init:
     def _freeze_with_next_caller(self, *, is_first_to_end: bool = False) -> Message:
         """Wait for the template's next caller, end everything else, stop the template; returns its word.
 
-        `is_first_to_end`: the kernel ends the template, and so the caller, before others that take memory.
+        `is_first_to_end`: the kernel ends the template before others that take memory, and so the caller too.
         """
         word = self._next_caller()
         self.caller = word["caller"]
@@ -247,8 +243,7 @@ class Init:
         os.kill(self.template, signal.SIGSTOP)
         if not is_first_to_end:
             self._write_score(self.caller, _FIRST_TO_END)
-        else:
-            self._write_score(self.template, self.own_score)
+        self._write_score(self.template, self.own_score)
         if self.alive >= 0:
             os.close(self.alive)
         self.alive = os.pidfd_open(self.caller)
@@ -470,15 +465,6 @@ def serve_in_place(channel: socket.socket, calls: socket.socket, idle_s: float) 
     os._exit(0)
 
 
-def _believable(said: object) -> int:
-    """A status that user code may have made up: whoever did not come through never ended well."""
-    if type(said) is int and 0 < said <= _MAX_STATUS:
-        left = os.WIFEXITED(said) and os.WEXITSTATUS(said) != 0
-        if left or os.WIFSIGNALED(said):
-            return said
-    return int(signal.SIGKILL)
-
-
 def _cpu_ns(pid: int) -> int:
     """CPU time of a process, and of its children that were waited for (those in ticks)."""
     try:
@@ -499,21 +485,3 @@ def peak_bytes(pid: int) -> int:
     except OSError:
         pass
     return 0
-
-
-def _status(pid: int, pidfd: int) -> int | None:
-    """What `wait(2)` would say of the caller; `None` where it cannot be read.
-
-    It is read from its zombie, or, where somebody waited for that, from the descriptor.
-    """
-    fields = memory.stat(pid)
-    if fields and len(fields) > 49 and fields[0] in {b"Z", b"X"}:
-        return int(fields[49])
-    info = bytearray(_INFO_EXIT.to_bytes(_INFO_BYTES, "little"))
-    try:
-        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
-    except OSError:
-        return None
-    if not int.from_bytes(info[:8], "little") & _INFO_EXIT:
-        return None
-    return int.from_bytes(info[_EXIT_CODE_AT:], "little")

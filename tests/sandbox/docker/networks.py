@@ -76,7 +76,7 @@ class Forwarder:
         self._flows = threading.Event()
         self._flows.set()
         self._lock = threading.Lock()
-        self._there: set[socket.socket] = set()
+        self.sockets: set[socket.socket] = set()  # both ends
         self._pumps: set[threading.Thread] = set()
         self._accepts = threading.Thread(target=self._accept)
         self._accepts.start()
@@ -89,7 +89,7 @@ class Forwarder:
     def cut(self) -> None:
         """End all connections of now; new ones are taken."""
         with self._lock:
-            for each in self._there:
+            for each in self.sockets:
                 with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
 
@@ -110,7 +110,7 @@ class Forwarder:
         self.cut()
         for each in tuple(self._pumps):
             each.join(WAIT_S)
-        assert not self._there
+        assert not self.sockets
 
     def __enter__(self) -> Forwarder:
         return self
@@ -131,7 +131,7 @@ class Forwarder:
                 continue
             left = [near, far]
             with self._lock:
-                self._there |= {near, far}
+                self.sockets |= {near, far}
                 for source, target in ((near, far), (far, near)):
                     pump = threading.Thread(target=self._pump, args=(source, target, left))
                     self._pumps.add(pump)
@@ -153,7 +153,7 @@ class Forwarder:
             if not left:
                 for each in (source, target):
                     each.close()
-                    self._there.discard(each)
+                    self.sockets.discard(each)
             self._pumps.discard(threading.current_thread())
 
 

@@ -129,3 +129,29 @@ def test_without_landlock_it_cannot_where_the_agent_is_first(start: Start) -> No
 def test_without_landlock_an_agent_beside_an_init_runs_nothing(start: Start) -> None:
     with start("--init", payload=changed(*AS_WITHOUT_LANDLOCK)) as agent:
         assert "Landlock" in agent.set_up()["failed"]
+
+
+ORPHAN = """
+import os, time
+reader, writer = os.pipe()
+if os.fork() == 0:
+    parent = os.getpid()
+    if os.fork() == 0:
+        while os.getppid() == parent:
+            time.sleep(0.001)
+        os.write(writer, str(os.getppid()).encode())
+        os._exit(0)
+    os._exit(0)
+os.wait()
+int(os.read(reader, 20)) {relation} os.getppid()"""
+
+
+@pytest.mark.parametrize("session", [False, True], ids=["call", "session"])
+def test_orphans_of_the_code_go_to_the_agent_and_not_to_the_engine_s_init(
+    start: Start, session: bool
+) -> None:
+    with start("--init") as agent:
+        agent.set_up(session=session)
+        # The parent of a session's first caller is its template, whose parent is the session's init.
+        code = ORPHAN.format(relation="> 1 and 0 <" if session else "==")
+        assert agent.call(code).said["value"] == "True"
