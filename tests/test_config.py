@@ -98,6 +98,15 @@ VALUES = {
     "python_image": '"stranger/image"',
     "python_runtime": '"none"',
     "python_engine": '"tcp://evil.example"',
+    "audit_enabled": "false",
+    "audit_log": '"/dev/null"',
+    "audit_anchor": '"/tmp/anchor"',
+    "audit_max_mb": "1",
+    "audit_required": '"changes"',
+    "limits_store": '"/tmp/limits"',
+    "metrics_enabled": "true",
+    "metrics_port": "9000",
+    "output_mask_secrets": "false",
 }
 LOWERED = {
     "confirm_timeout_s",
@@ -105,8 +114,10 @@ LOWERED = {
     "python_timeout_s",
     "python_max_memory_mb",
     "python_pool_size",
+    "output_max_chars",
+    "output_max_tokens",
 }
-NARROWING = {"deny", "ask", "python_minimum_level"} | LOWERED
+NARROWING = {"deny", "ask", "limits", "python_minimum_level"} | LOWERED
 HARMLESS = {"log_level", "log_format"}
 
 
@@ -181,7 +192,8 @@ def test_a_projects_file_can_narrow(project: Path, environ: dict[str, str], owne
 def test_a_projects_higher_limit_has_no_effect_and_is_said(
     name: str, project: Path, environ: dict[str, str]
 ) -> None:
-    higher = {"python_pool_size": 50}.get(name, 1000)
+    large = dict.fromkeys(("output_max_chars", "output_max_tokens"), 900_000)
+    higher = {"python_pool_size": 50, **large}.get(name, 1000)
     (project / "mcp_tools.toml").write_text(f"{name} = {higher}")
     settings = load_settings(environ=environ)
     assert getattr(settings, name) == getattr(Settings(), name)

@@ -260,6 +260,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         help="a tool's exception reaches the model as a call id",
     )
     _add_python(command)
+    _add_production(command)
     group.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     group.add_argument("--log-format", choices=("human", "json"))
 
@@ -310,3 +311,34 @@ def _add_python(command: argparse.ArgumentParser) -> None:
         ("--python-engine", "HOST|CONTEXT", "a Docker host or context, if not the one docker would use"),
     ):
         group.add_argument(name, metavar=metavar, help=what)
+
+
+def _add_production(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("production", "Records, limits, metrics, and how much comes back.")
+    for name, dest, value, what in (
+        ("--no-audit", "audit_enabled", "false", "keep no durable record of calls"),
+        ("--metrics", "metrics_enabled", "true", "serve /metrics beside the HTTP endpoints"),
+        ("--mask-secrets", "output_mask_secrets", "true", "keep what looks like a secret from the model"),
+    ):
+        group.add_argument(name, dest=dest, action="store_const", const=value, help=what)
+    group.add_argument(
+        "--audit-log", metavar="FILE", help="where calls are recorded; default in your state folder"
+    )
+    group.add_argument(
+        "--audit-anchor", metavar="FILE", help="kept at the log's last record: put it on another disk"
+    )
+    group.add_argument("--audit-max-mb", metavar="MIB", help="of one file of the log; default 100")
+    group.add_argument(
+        "--audit-required",
+        choices=("all", "changes"),
+        help="which calls must not run unrecorded: all, the default, or those that can change something",
+    )
+    group.add_argument(
+        "--limit", dest="limits", action="append", metavar="LIMIT", help="see docs/limits.md; repeatable"
+    )
+    group.add_argument(
+        "--limits-store", metavar="FILE|URL", help="where they are counted: a file, or redis://…"
+    )
+    group.add_argument("--metrics-port", metavar="N", help="a loopback port for /metrics beside stdio")
+    group.add_argument("--output-max-chars", metavar="N", help="of one result; default 100000")
+    group.add_argument("--output-max-tokens", metavar="N", help="of one result, estimated; default 25000")

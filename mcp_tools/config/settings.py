@@ -13,6 +13,7 @@ from mcp_tools.config.values import (
     integer,
     modules,
     path,
+    path_or_url,
     paths,
     seconds,
     secret,
@@ -59,6 +60,20 @@ class Settings:
         python_engine: A Docker host or context. None: the one that `docker` would use.
         python_pool_size: Processes kept waiting for code, for each principal.
         python_always_confirm: It asks before each call, whatever rules say.
+        audit_enabled: Each call is recorded, durably, before it runs and before it is answered.
+        audit_log: The file of these records. None: one in the user's state folder.
+        audit_anchor: A file elsewhere that is kept at the log's last record, so that a log that was
+            replaced as a whole shows. None: there is none.
+        audit_max_mb: MiB of a log file before the next one is begun.
+        audit_required: `all` calls, or those of tools that can make `changes`: the others run also where
+            their record cannot be written.
+        limits: Rates, budgets and places, as `mcp_tools.limits` reads them.
+        limits_store: A file, or the URL of a Redis server. None: a file in the user's state folder, where
+            there are limits.
+        metrics_enabled: There is `/metrics` beside the HTTP endpoints.
+        metrics_port: A loopback port for `/metrics` beside stdio. None: there is none.
+        output_max_chars, output_max_tokens: Of one result; the whole is kept for `read_output`.
+        output_mask_secrets: What looks like a secret does not reach the model.
         notices: What a person should know about these settings, in whole sentences.
     """
 
@@ -93,6 +108,18 @@ class Settings:
     python_engine: str | None = None
     python_pool_size: int = 4
     python_always_confirm: bool = False
+    audit_enabled: bool = True
+    audit_log: str | None = None
+    audit_anchor: str | None = None
+    audit_max_mb: int = 100
+    audit_required: str = "all"
+    limits: tuple[str, ...] = ()
+    limits_store: str | None = field(default=None, repr=False)
+    metrics_enabled: bool = False
+    metrics_port: int | None = None
+    output_max_chars: int = 100_000
+    output_max_tokens: int = 25_000
+    output_mask_secrets: bool = False
     notices: tuple[str, ...] = ()
 
 
@@ -135,4 +162,16 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "python_engine": Setting(parse=text),
     "python_pool_size": Setting(parse=integer(1, 64), from_project="lower"),
     "python_always_confirm": Setting(parse=flag, from_project="only true"),
+    "audit_enabled": Setting(parse=flag, from_project="only true"),
+    "audit_log": Setting(parse=path),
+    "audit_anchor": Setting(parse=path),
+    "audit_max_mb": Setting(parse=integer(1, 100_000)),
+    "audit_required": Setting(parse=choice("all", "changes")),
+    "limits": Setting(parse=texts, from_project="add", adds_up=True),
+    "limits_store": Setting(parse=path_or_url),
+    "metrics_enabled": Setting(parse=flag, from_project="only false"),
+    "metrics_port": Setting(parse=integer(0, 65_535)),
+    "output_max_chars": Setting(parse=integer(1_000, 1_000_000), from_project="lower"),
+    "output_max_tokens": Setting(parse=integer(300, 1_000_000), from_project="lower"),
+    "output_mask_secrets": Setting(parse=flag, from_project="only true"),
 }

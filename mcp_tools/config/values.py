@@ -102,6 +102,12 @@ def path(given: Given) -> str:
     return absolute(text(given), given)
 
 
+def path_or_url(given: Given) -> str:
+    """A URL stays as it is, and may hold a password."""
+    value = secret(given)
+    return value if "://" in value else path(given)
+
+
 def absolute(path: str, given: Given) -> str:
     path = os.path.expanduser(path)
     if path.startswith("~"):

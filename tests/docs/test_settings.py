@@ -67,6 +67,10 @@ def test_a_row_says_what_the_code_does(name: str, monkeypatch: pytest.MonkeyPatc
     value |= dict.fromkeys(("python_timeout_s", "python_pool_size"), "1")
     value |= dict.fromkeys(("python_network", "python_workspace", "python_always_confirm"), "true")
     value |= {"python_enabled": "false", "python_max_memory_mb": "100", "python_minimum_level": "L4"}
+    value |= dict.fromkeys(("output_max_chars", "output_max_tokens"), "5000")
+    value |= dict.fromkeys(("metrics_enabled", "output_mask_secrets"), "true")
+    value |= {"audit_enabled": "false", "audit_max_mb": "7", "audit_required": "changes"}
+    value |= {"metrics_port": "0", "limits": "*: 5 calls/second"}
     value |= {"python_preload": "numpy", "python_backend": "docker"}
     settings = load_settings(environ={named: value.get(name, "/text")})
     assert getattr(settings, name) != DEFAULTS[name]
