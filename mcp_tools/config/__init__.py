@@ -11,7 +11,7 @@ can only narrow what the owner allows: each setting below says how, and most ref
 
 from __future__ import annotations
 
-from mcp_tools.config.load import FILE_NAME, load_settings, user_config_folder
+from mcp_tools.config.load import FILE_NAME, load_settings, user_config_folder, user_state_folder
 from mcp_tools.config.settings import SETTINGS, Settings
 
-__all__ = ["FILE_NAME", "SETTINGS", "Settings", "load_settings", "user_config_folder"]
+__all__ = ["FILE_NAME", "SETTINGS", "Settings", "load_settings", "user_config_folder", "user_state_folder"]

@@ -88,21 +88,28 @@ def _owner_file(config_file: str | None, environ: Mapping[str, str], cwd: str | 
 
 
 def user_config_folder(environ: Mapping[str, str]) -> str | None:
-    """Return our folder among the user's settings, whether it exists or not; None without a home.
+    """Return our folder among the user's settings, whether it exists or not; None without a home."""
+    return _user_folder(environ, "XDG_CONFIG_HOME", "APPDATA", ".config")
 
-    Source: XDG Base Directory Specification 0.8 (a relative path there is to be ignored).
-    """
-    base = environ.get("XDG_CONFIG_HOME", "")
+
+def user_state_folder(environ: Mapping[str, str]) -> str | None:
+    """Return our folder for what outlives a run, such as records, as `user_config_folder` does for settings."""
+    return _user_folder(environ, "XDG_STATE_HOME", "LOCALAPPDATA", os.path.join(".local", "state"))
+
+
+def _user_folder(environ: Mapping[str, str], variable: str, on_windows: str, in_home: str) -> str | None:
+    """Source: XDG Base Directory Specification 0.8 (a relative path there is to be ignored)."""
+    base = environ.get(variable, "")
     if not os.path.isabs(base):
         home = environ.get("HOME", "") or _home_of_user()
         if sys.platform == "win32":
-            base = environ.get("APPDATA", "")
+            base = environ.get(on_windows, "")
         elif not home:
             return None
         elif sys.platform == "darwin":
             base = os.path.join(home, "Library", "Application Support")
         else:
-            base = os.path.join(home, ".config")
+            base = os.path.join(home, in_home)
     return os.path.join(base, "mcp_tools") if base else None
 
 

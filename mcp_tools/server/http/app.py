@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
@@ -31,6 +31,9 @@ from mcp_tools.server.http.streamable import MCP_PATH, StreamableRoutes
 from mcp_tools.server.http.tokens import LOCAL_PRINCIPAL, TokenTable
 
 logger = logging.getLogger(__name__)
+
+Page = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""An ASGI app, as far as it answers one request."""
 
 _FINISH_S: Final = 0.1
 """How long the end of a stream may take, when the server stops and the client does not read."""
@@ -54,6 +57,7 @@ class HttpApp:
         tokens: Who may call. None: anybody who can connect, as `local`.
         limits: Bounds.
         with_sse, with_streamable: Which transports are offered.
+        pages: Path → an ASGI app that answers GET there, behind the same checks, such as `/metrics`.
         clock: Monotonic seconds, for sessions.
     """
 
@@ -66,6 +70,7 @@ class HttpApp:
         limits: HttpLimits,
         with_sse: bool = True,
         with_streamable: bool = True,
+        pages: Mapping[str, Page] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._server = server
@@ -88,6 +93,8 @@ class HttpApp:
         for transport in (self._streamable, self._sse):
             if transport is not None:
                 self._routes |= transport.routes
+        for path, page in (pages or {}).items():
+            self._routes[path] = {"GET": _page_handler(page)}
         # Tasks, and not cancel scopes of ours around them: a scope costs every call, this costs the end.
         self._in_progress: dict[asyncio.Task[Any], str] = {}
         self._stopping = False
@@ -234,6 +241,16 @@ class HttpApp:
         return None if token is None else self._tokens.principal_of(token)
 
 
+def _page_handler(page: Page) -> Handler:
+    async def handler(request: Request) -> Answer | None:
+        if checks.has_body(request.headers):
+            return checks.BODY_UNWANTED
+        await page(request.scope, request.receive, request.exchange)
+        return None
+
+    return handler
+
+
 def _user(name: str) -> AuthenticatedUser:
     # Without the token itself, which is nobody's business past the check.
     return AuthenticatedUser(AccessToken(token="", client_id=name, scopes=[]))
@@ -247,6 +264,7 @@ def build_app(
     allowed_origins: Iterable[str] = (),
     with_sse: bool = True,
     with_streamable: bool = True,
+    pages: Mapping[str, Page] | None = None,
     limits: HttpLimits | None = None,
 ) -> HttpApp:
     """Make the ASGI app, for tests and for serving inside another program.
@@ -256,6 +274,7 @@ def build_app(
         tokens: Who may call. None: anybody who can connect, as `local`; then listen on loopback only.
         allowed_hosts, allowed_origins: See `HostCheck`; loopback names are always answered.
         with_sse, with_streamable: Which transports are offered.
+        pages: See `HttpApp`.
         limits: Bounds; None for the usual ones. Deadlines for headers and for clients that do not
             read belong to `serve_http`'s connections, not to the app.
     Raises:
@@ -268,4 +287,5 @@ def build_app(
         limits=limits or HttpLimits(),
         with_sse=with_sse,
         with_streamable=with_streamable,
+        pages=pages,
     )

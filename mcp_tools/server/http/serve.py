@@ -8,7 +8,7 @@ import errno
 import ipaddress
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import Any, Final
@@ -19,7 +19,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from mcp_tools.errors import ConfigError
-from mcp_tools.server.http.app import HttpApp
+from mcp_tools.server.http.app import HttpApp, Page
 from mcp_tools.server.http.connection import BoundedConnection, Crowd, check_uvicorn
 from mcp_tools.server.http.hosts import HostCheck
 from mcp_tools.server.http.limits import HttpLimits
@@ -59,6 +59,7 @@ async def serve_http(
     allowed_origins: Iterable[str] = (),
     with_sse: bool = True,
     with_streamable: bool = True,
+    pages: Mapping[str, Page] | None = None,
     limits: HttpLimits | None = None,
     on_listening: Callable[[Listening], None] | None = None,
     shutdown: anyio.Event | None = None,
@@ -74,6 +75,7 @@ async def serve_http(
         allowed_hosts, allowed_origins: More Host names and web origins to answer; see `HostCheck`.
         with_sse: Serve `/sse` and `/messages/`, for old clients.
         with_streamable: Serve `/mcp`.
+        pages: What else is served, behind the same checks; see `HttpApp`.
         limits: Bounds; None for the usual ones.
         on_listening: Told once connections are accepted. None prints the URLs on stderr.
         shutdown: Set it to stop: calls in flight have `limits.grace_s` to end, then are cancelled.
@@ -101,6 +103,7 @@ async def serve_http(
             limits=limits,
             with_sse=with_sse,
             with_streamable=with_streamable,
+            pages=pages,
         )
         async with app.running(), _accepting(app, bound, limits):
             (on_listening or _announce)(_listening(host, bound, app, is_local))
