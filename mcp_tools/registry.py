@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import re
 import secrets
@@ -37,6 +38,11 @@ ENTRY_POINT_GROUP: Final = "mcp_tools.tools"
 """Another package's tools: its entry points name a `ToolRegistry`, or a function that takes one."""
 
 MAX_RETRIES: Final = 10
+SHORT_TIMEOUT_S: Final = 10.0
+"""A deadline that is meant to be met, not only a backstop."""
+
+logger = logging.getLogger(__name__)
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _ParameterSource = Mapping[str, Any] | type["BaseModel"] | None
@@ -318,10 +324,18 @@ class ToolRegistry:
             check_same_fields(name, role, own, signature.names)
             return Callee.of(helper_function, own.context)
 
+        run = Callee.of(function, signature.context)
+        if not run.is_async and tool.timeout_seconds < SHORT_TIMEOUT_S:
+            logger.warning(
+                "tool %r is synchronous: when its %g s are over its function runs on, and what it does still "
+                "happens. Make it async, or register it with isolation='process'",
+                name,
+                tool.timeout_seconds,
+            )
         self._tools[name] = RegisteredTool(
             tool=tool,
             validate=parameters.validate,
-            run=Callee.of(function, signature.context),
+            run=run,
             preview=helper("preview", draft.preview),
             must_ask=helper("must_ask", draft.must_ask),
             subjects=helper("subjects", draft.subjects),

@@ -93,7 +93,7 @@ def user_config_folder(environ: Mapping[str, str]) -> str | None:
 
 
 def user_state_folder(environ: Mapping[str, str]) -> str | None:
-    """Return our folder for what outlives a run, such as records, as `user_config_folder` does for settings."""
+    """Return our folder for what outlives a run, such as records; None without a home."""
     return _user_folder(environ, "XDG_STATE_HOME", "LOCALAPPDATA", os.path.join(".local", "state"))
 
 

@@ -581,3 +581,17 @@ async def test_structured_results_fit_the_schema_that_is_published(setup: Setup)
     jsonschema.validate(result.structured, tool.output_schema)
     for name in ("nothing", "pieces"):
         assert (await setup.run(name)).error_code is ErrorCode.TOOL_EXCEPTION
+
+
+def test_a_short_deadline_that_cannot_end_the_work_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    registry = ToolRegistry()
+    registry.register("abandoned", timeout=2)(lambda: None)
+    assert "'abandoned' is synchronous" in caplog.text
+    assert "isolation='process'" in caplog.text
+    caplog.clear()
+    registry.register("backstop")(lambda: None)
+
+    @registry.register(timeout=2)
+    async def ended() -> None: ...
+
+    assert caplog.text == ""
