@@ -83,8 +83,9 @@ class ContainerInit(session.Init):
             "cpu_ns": self._of_call_ns(),
             "peak_bytes": session.peak_bytes(self.caller),
         }
-        super()._came_through(number)
+        # Before the next process is forked: that takes as long as the call, and its caller need not wait.
         wire.send(self.channel, told)
+        super()._came_through(number)
 
 
 class Kept(Worker):
