@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # The settings of whoever runs the tests must not reach the servers that tests start.
     for name in [name for name in os.environ if name.startswith("MCP_TOOLS_")]:
         del os.environ[name]
+    # Nor their records be mixed with those of these.
+    state = tempfile.TemporaryDirectory(prefix="mcp-tools-state-")
+    config.add_cleanup(state.cleanup)
+    os.environ["XDG_STATE_HOME"] = state.name
     if config.getoption("--no-skips"):
         entries = tomllib.loads(ALLOWED_SKIPS.read_text())["skip"]
         allowed = [entry["reason"] for entry in entries if not _can_be_provided(entry)]

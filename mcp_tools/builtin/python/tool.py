@@ -24,7 +24,7 @@ from mcp_tools.builtin.python.options import (
 from mcp_tools.builtin.python.result import output
 from mcp_tools.builtin.workspace.problems import shown
 from mcp_tools.errors import ToolError
-from mcp_tools.types import CallContext, Preview, ToolOutput
+from mcp_tools.types import CallContext, Preview, ToolOutput, Usage
 
 if TYPE_CHECKING:
     from sandbox import Sandbox, SandboxConfig, SandboxResult
@@ -119,6 +119,7 @@ class PythonTool:
                 f"nothing came of this call: {said}. Try again in a few seconds, without `session` where the "
                 "code does not need one; where that does not help either, only the owner of this server can"
             ) from error
+        context.meter.add(Usage(sandbox_cpu_s=result.cpu_ms / 1000))
         return output(result, session=session)
 
     def preview(

@@ -31,6 +31,13 @@ async def test_output_and_the_value_of_the_last_expression_come_back(system: Too
     assert data["isolation"] in ("L2", "L3", "L4", "L4+")
 
 
+async def test_its_processor_time_is_counted_as_used(system: ToolSystem) -> None:
+    result = await run(system, "sum(range(2_000_000))")
+    assert result.usage is not None
+    assert result.usage.sandbox_cpu_s == pytest.approx(result.structured["cpu_ms"] / 1000, abs=1e-6)
+    assert result.usage.sandbox_cpu_s > 0
+
+
 async def test_code_that_says_nothing_is_answered_in_words(system: ToolSystem) -> None:
     assert texts(await run(system, "x = 1")) == ["[ok]\n[no output]"]
 
