@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         ToolAnnotations,
         ToolCall,
         ToolOutput,
+        Usage,
     )
 
 __version__ = "0.1.0"
@@ -79,6 +80,7 @@ __all__ = [
     "ToolOutput",
     "ToolRegistry",
     "ToolSystem",
+    "Usage",
     "__version__",
     "serve",
 ]

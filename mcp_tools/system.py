@@ -11,7 +11,17 @@ from mcp_tools.batch import MAX_CONCURRENT, AsyncToolExecutor, Confirm
 from mcp_tools.executor import ToolExecutor
 from mcp_tools.observe.log import log_call
 from mcp_tools.registry import ToolRegistry
-from mcp_tools.types import CallContext, ExecutionResult, Policy, Provider, ToolCall
+from mcp_tools.types import (
+    Auditor,
+    CallContext,
+    ExecutionResult,
+    Limiter,
+    Observer,
+    Policy,
+    Provider,
+    ResultFitter,
+    ToolCall,
+)
 
 if TYPE_CHECKING:
     from mcp_tools.builtin.python import PythonOptions
@@ -26,6 +36,7 @@ class ToolSystem:
         policy: See `ToolExecutor`.
         max_concurrent: Calls of one batch that run at the same time.
         confirm: Puts a question to a person during `execute_calls`; see `AsyncToolExecutor`.
+        limiter, auditor, fitter, observers: See `ToolExecutor`; close them yourself.
 
     Each finished call is logged to `mcp_tools.calls`: tool, status and duration, never arguments.
     """
@@ -37,9 +48,21 @@ class ToolSystem:
         policy: Policy | None = None,
         max_concurrent: int = MAX_CONCURRENT,
         confirm: Confirm | None = None,
+        limiter: Limiter | None = None,
+        auditor: Auditor | None = None,
+        fitter: ResultFitter | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.registry = registry if registry is not None else ToolRegistry()
-        self.executor = ToolExecutor(self.registry, policy=policy, hooks=[log_call])
+        self.executor = ToolExecutor(
+            self.registry,
+            policy=policy,
+            limiter=limiter,
+            auditor=auditor,
+            fitter=fitter,
+            observers=observers,
+            hooks=[log_call],
+        )
         self.async_executor = AsyncToolExecutor(self.executor, max_concurrent, confirm=confirm)
         # The registry's own method, not a wrapper: it reads the scope it is called from.
         self.register = self.registry.register
@@ -54,6 +77,10 @@ class ToolSystem:
         policy: Policy | None = None,
         max_concurrent: int = MAX_CONCURRENT,
         confirm: Confirm | None = None,
+        limiter: Limiter | None = None,
+        auditor: Auditor | None = None,
+        fitter: ResultFitter | None = None,
+        observers: Sequence[Observer] = (),
     ) -> ToolSystem:
         """Make a system that has our tools.
 
@@ -61,12 +88,21 @@ class ToolSystem:
             roots: Folders that file tools may touch. Empty: none; the tools then say so.
             python: What `execute_python` may use. True: the defaults of `SandboxConfig`. False: the tool is
                 left out.
+            policy, max_concurrent, confirm, limiter, auditor, fitter, observers: As above.
         Raises:
             ConfigError: A root does not exist or is no folder, or one that `python` names.
         """
         from mcp_tools.app import register_builtins
 
-        system = cls(policy=policy, max_concurrent=max_concurrent, confirm=confirm)
+        system = cls(
+            policy=policy,
+            max_concurrent=max_concurrent,
+            confirm=confirm,
+            limiter=limiter,
+            auditor=auditor,
+            fitter=fitter,
+            observers=observers,
+        )
         builtins = register_builtins(system.registry, roots, python=_limits(python))
         # Open folders and processes are let go of with the tools, which may outlive this object.
         system._closer = weakref.finalize(system.registry, builtins.close)
