@@ -1,0 +1,204 @@
+"""One thread that writes what came meanwhile in one go, and wakes the calls that wait for it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import anyio
+from anyio.lowlevel import current_token
+
+from mcp_tools.errors import ConfigError
+from mcp_tools.observe.audit.anchor import Anchor
+from mcp_tools.observe.audit.chain import Chain
+from mcp_tools.types import AuditUnavailable
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH: Final = 512
+MAX_WAITING: Final = 20_000
+
+Post = Callable[..., object]
+
+
+class _Entry:
+    """A record on its way to the disk, and who waits for it."""
+
+    __slots__ = ("error", "event", "is_given_up", "post", "record")
+
+    def __init__(self, record: Mapping[str, Any], post: Post | None, event: Any) -> None:
+        self.record = record
+        self.post = post
+        self.event = event
+        self.error: str | None = None
+        self.is_given_up = False
+
+
+class Writer:
+    """Writes to a chain from a thread of its own.
+
+    Args:
+        chain: Used by that thread alone from now on.
+        anchor: Kept at the chain's end; None: there is none.
+        anchor_every_s: The anchor is behind for no longer; 0: it is written before a record counts.
+        wait_s: A record that is not on the disk by then counts as not recorded.
+    """
+
+    def __init__(self, chain: Chain, anchor: Anchor | None, *, anchor_every_s: float, wait_s: float) -> None:
+        self._chain = chain
+        self._anchor = anchor
+        self._anchor_every_s = anchor_every_s
+        self._anchored_seq = 0
+        self._anchored_at = -anchor_every_s
+        self._anchor_works = True
+        self._works = True
+        self._wait_s = wait_s
+        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._pid = os.getpid()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="mcp-tools-audit", daemon=True)
+        self._thread.start()
+
+    async def write(self, record: Mapping[str, Any]) -> None:
+        """Have a record written and wait until it is durable; on asyncio and on trio.
+
+        Raises:
+            AuditUnavailable: It is not known to be.
+        Cancelled, the record may be written or not.
+        """
+        native = current_token().native_token
+        # asyncio's loop and trio's token each have one function that other threads may call.
+        post: Post = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon  # type: ignore[attr-defined]
+        entry = _Entry(record, post, anyio.Event())
+        self._submit(entry)
+        with anyio.move_on_after(self._wait_s):
+            await entry.event.wait()
+        self._judge(entry, is_done=entry.event.is_set())
+
+    def write_from_thread(self, record: Mapping[str, Any]) -> None:
+        """`write` for a caller without an event loop. Blocks."""
+        entry = _Entry(record, None, threading.Event())
+        self._submit(entry)
+        self._judge(entry, is_done=entry.event.wait(self._wait_s))
+
+    def close(self, last: Mapping[str, Any]) -> None:
+        """Write what still waits, `last` behind it, and end the thread. Can be called again.
+
+        A disk that hangs is not waited for longer than a record would be.
+        """
+        if self._is_closed or os.getpid() != self._pid:
+            return
+        self._is_closed = True
+        self._queue.put(_Entry(last, None, threading.Event()))
+        self._queue.put(None)
+        self._thread.join(self._wait_s)
+        if self._thread.is_alive():
+            logger.error("the audit log's disk hangs; its last records may be missing")
+
+    def _submit(self, entry: _Entry) -> None:
+        if self._is_closed:
+            raise AuditUnavailable("the audit log is closed")
+        if os.getpid() != self._pid:
+            raise AuditUnavailable(
+                "this process is a copy of the one that opened the audit log; open it again"
+            )
+        if self._queue.qsize() >= MAX_WAITING:
+            raise AuditUnavailable("too many records wait for the audit log's disk; try again later")
+        self._queue.put(entry)
+
+    def _judge(self, entry: _Entry, *, is_done: bool) -> None:
+        if not is_done:
+            entry.is_given_up = True
+            raise AuditUnavailable(f"the audit log's disk did not answer within {self._wait_s:g} s")
+        if entry.error is not None:
+            raise AuditUnavailable(entry.error)
+
+    def _run(self) -> None:
+        is_open = True
+        while is_open:
+            batch: list[_Entry] = []
+            try:
+                entry = self._queue.get(timeout=self._anchor_due_in())
+                while entry is not None:
+                    batch.append(entry)
+                    if len(batch) >= MAX_BATCH:
+                        break
+                    entry = self._queue.get_nowait()
+                is_open = entry is not None
+            except queue.Empty:
+                pass
+            batch = [each for each in batch if not each.is_given_up]
+            if batch:
+                self._commit(batch)
+            if not is_open or self._anchor_due_in() == 0:
+                self._write_anchor()
+        self._chain.close()
+        if self._anchor is not None:
+            self._anchor.close()
+
+    def _commit(self, batch: list[_Entry]) -> None:
+        error = None
+        try:
+            self._chain.append([entry.record for entry in batch])
+            if self._anchor_every_s <= 0:
+                self._write_anchor()
+        except OSError as problem:
+            error = f"the audit log cannot be written ({problem.strerror or problem})"
+        except ConfigError as problem:
+            error = "the audit log's file was tampered with or replaced"
+            logger.error("%s", problem)  # noqa: TRY400
+        except Exception:
+            error = "the audit log cannot be written (an internal error)"
+            logger.exception("the audit log cannot be written")
+        self._say_once(error)
+        woken: dict[Post, list[_Entry]] = defaultdict(list)
+        for entry in batch:
+            entry.error = error
+            if entry.post is None:
+                entry.event.set()
+            else:
+                woken[entry.post].append(entry)
+        for post, entries in woken.items():
+            with contextlib.suppress(RuntimeError):  # that loop has ended, and with it whoever waited
+                post(_wake, entries)
+
+    def _say_once(self, error: str | None) -> None:
+        if error is not None and self._works:
+            logger.error("%s; calls are refused until it works again", error)
+        elif error is None and not self._works:
+            logger.warning("the audit log works again")
+        self._works = error is None
+
+    def _anchor_due_in(self) -> float | None:
+        if self._anchor is None or self._chain.tip.seq <= self._anchored_seq:
+            return None
+        return max(0.0, self._anchored_at + self._anchor_every_s - time.monotonic())
+
+    def _write_anchor(self) -> None:
+        if self._anchor is None or self._chain.tip.seq <= self._anchored_seq:
+            return
+        tip = self._chain.tip
+        self._anchored_at = time.monotonic()
+        try:
+            self._anchor.write(tip)
+        except OSError as error:
+            if self._anchor_works:
+                logger.error("the audit log's anchor cannot be written: %s", error.strerror)  # noqa: TRY400
+            self._anchor_works = False
+            if self._anchor_every_s <= 0:
+                raise
+        else:
+            self._anchor_works = True
+            self._anchored_seq = tip.seq
+
+
+def _wake(entries: list[_Entry]) -> None:
+    for entry in entries:
+        entry.event.set()
