@@ -1,0 +1,183 @@
+"""Accounts in a file: several processes of one machine share them, and they outlive all of them.
+
+Each transaction is in the file before a call goes on, so nothing is lost when a process is killed. The
+disk is asked to keep it only every few seconds: a machine that loses power may forget the last of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import stat
+from collections.abc import Sequence
+from typing import Any, Final
+
+from mcp_tools.errors import ConfigError
+from mcp_tools.limits import accounts
+from mcp_tools.limits.clock import ReadClock, Timeline, read_clock
+from mcp_tools.limits.sqlite_books import Books, forget, make_tables
+from mcp_tools.limits.store import MAX_ACCOUNTS, Settle, Take
+from mcp_tools.limits.threaded import ThreadedStore, Work
+from mcp_tools.types import LimitsUnavailable
+
+logger = logging.getLogger(__name__)
+
+BUSY_S: Final = 5.0
+
+
+def open_sqlite(
+    path: str, *, clock: ReadClock = read_clock, max_accounts: int = MAX_ACCOUNTS
+) -> ThreadedStore:
+    """Open a file of accounts, or make one that only its owner can read.
+
+    Args:
+        path: Absolute. Its folder is made, for its owner only, if there is none.
+        clock: This machine's; tests bring their own.
+        max_accounts: Of sessions, and as many of others.
+    Raises:
+        ConfigError: It cannot be opened, or is something else.
+    """
+    backend = _Sqlite(path, clock=clock, max_accounts=max_accounts)
+    try:
+        backend.open()
+    except LimitsUnavailable as error:
+        raise ConfigError(str(error)) from error
+    # From here on the connection is the thread's.
+    backend.close()
+    return ThreadedStore(backend, name=path)
+
+
+class _Sqlite:
+    def __init__(self, path: str, *, clock: ReadClock, max_accounts: int) -> None:
+        self._path = path
+        self._clock = clock
+        self._max_accounts = max_accounts
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._new_accounts = 0
+
+    def run(self, work: Sequence[Work]) -> list[Any]:
+        try:
+            connection = self.open()
+            connection.execute("BEGIN IMMEDIATE")
+            now = self._now(connection)
+            books = Books(connection)
+            answers = [_do(books, each, now) for each in work]
+            books.flush()
+            self._new_accounts += books.new_accounts
+            if self._new_accounts > self._max_accounts // 10:
+                self._new_accounts = 0
+                forget(connection, now, self._max_accounts)
+            connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise self._unavailable(error) from error
+        except BaseException:
+            self.close()
+            raise
+        return answers
+
+    def rest(self) -> None:
+        """Have the disk keep what was written, and forget what is over."""
+        try:
+            connection = self.open()
+            connection.execute("BEGIN IMMEDIATE")
+            forget(connection, self._now(connection), self._max_accounts)
+            connection.execute("COMMIT")
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            if self._identity != _identity(self._path):
+                self.close()  # somebody took the file away: the next call makes or finds another
+        except (sqlite3.Error, OSError, LimitsUnavailable) as error:
+            logger.warning("limits: %s", error)
+            self.close()
+
+    def open(self) -> sqlite3.Connection:
+        """Return the connection.
+
+        Raises:
+            LimitsUnavailable: There is none to be had.
+        """
+        if self._connection is not None:
+            return self._connection
+        try:
+            _make_private(self._path)
+            connection = sqlite3.connect(
+                self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
+        except (sqlite3.Error, OSError) as error:
+            raise self._unavailable(error) from error
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            connection.execute("PRAGMA synchronous = NORMAL")
+            make_tables(connection)
+            self._identity = _identity(self._path)
+        except (sqlite3.Error, OSError) as error:
+            connection.close()
+            raise self._unavailable(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def _now(self, connection: sqlite3.Connection) -> float:
+        row = connection.execute("SELECT boot, offset_s, last_s, wall_s FROM timeline").fetchone()
+        reading = self._clock()
+        if row is None:
+            timeline = Timeline.begin(reading)
+        else:
+            boot, offset_s, last_s, wall_s = row
+            timeline = Timeline(boot=boot, offset_s=offset_s, last_s=last_s, wall_s=wall_s).at(reading)
+        connection.execute(
+            "INSERT OR REPLACE INTO timeline VALUES (1, ?, ?, ?, ?)",
+            (timeline.boot, timeline.offset_s, timeline.last_s, timeline.wall_s),
+        )
+        return timeline.last_s
+
+    def _unavailable(self, error: Exception) -> LimitsUnavailable:
+        return LimitsUnavailable(
+            f"the limits in {self._path} cannot be used ({error}); if the file is damaged, move it away"
+        )
+
+
+def _do(books: Books, work: Work, now: float) -> Any:
+    match work:
+        case Take():
+            return accounts.take(books, work, now)
+        case Settle():
+            accounts.settle(books, work, now)
+            return None
+        case _:
+            return books.totals(work.days)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def _make_private(path: str) -> None:
+    """Make the file, or check that it is a file of ours that nobody else can touch.
+
+    Raises:
+        OSError: It is not.
+    """
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    # An existing file is not opened here: closing it would end the locks of SQLite in this process.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is no ordinary file")
+    if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+        raise OSError("it belongs to somebody else")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        os.chmod(path, 0o600)
