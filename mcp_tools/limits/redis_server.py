@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ANSWER_S: Final = 2.0
 """How long we wait for the server, to connect and for each answer."""
-_SCHEMES: Final = ("redis", "rediss", "unix")
+_SCHEMES: Final = ("redis://", "rediss://", "unix://")
 
 
 def open_redis(
@@ -64,8 +64,8 @@ def open_redis(
             "limits in Redis need the Python package 'redis', which is not installed"
         ) from error
     name = _without_secrets(url)
-    if urlsplit(url).scheme not in _SCHEMES:
-        raise ConfigError(f"limits in {name}: the URL must begin with redis://, rediss:// or unix://")
+    if not url.startswith(_SCHEMES):
+        raise ConfigError(f"limits in {name}: the URL must begin with {', '.join(_SCHEMES)}")
     try:
         # Not again by itself: a call that was counted before its answer was lost would be counted twice.
         client = redis.Redis.from_url(

@@ -55,7 +55,7 @@ OpenLimiter = Callable[..., StoreLimiter]
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
-def open_store(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path) -> Iterator[OpenStore]:
+def open_any(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path) -> Iterator[OpenStore]:
     """Opens the same accounts again and again, as servers do that start anew."""
     memory = MemoryStore(clock=clock)
     prefix = f"test{next(_prefixes)}"
@@ -79,8 +79,8 @@ def open_store(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def limiter(open_store: OpenStore) -> OpenLimiter:
+def limiter(open_any: OpenStore) -> OpenLimiter:
     def make(*rules: str | Limit) -> StoreLimiter:
-        return build_limiter(rules, open_store())
+        return build_limiter(rules, open_any())
 
     return make
