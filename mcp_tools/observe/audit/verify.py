@@ -134,6 +134,7 @@ class _Walk:
                 self._known.setdefault(tip.seq, []).append((what, tip.hash))
         self._tip: Tip | None = None
         self._first: tuple[str, int] | None = None
+        self._first_is_first = False
         self._oldest_said = 1
         self._is_after_edit = False
         self._damage: Damage | None = None
@@ -180,6 +181,7 @@ class _Walk:
         tip = self._tip
         if tip is None:
             self._first = (self._place[0], seq)
+            self._first_is_first = self._place[1] == 1 and self._damage is None
             if seq == 1 and previous != GENESIS.hash:
                 self._note(DamageKind.EDITED, seq, "the first record follows another one")
         elif seq == tip.seq + 1:
@@ -224,7 +226,7 @@ class _Walk:
             self._damage = Damage(file=name, line=line, seq=seq, kind=kind, detail=detail)
 
     def result(self, files: tuple[str, ...]) -> Verification:
-        if self._first is not None and self._first[1] > self._oldest_said:
+        if self._first is not None and self._first_is_first and self._first[1] > self._oldest_said:
             name, seq = self._first
             detail = f"the log begins with record {seq}; what came before was not dropped by us"
             self._damage = Damage(file=name, line=1, seq=seq, kind=DamageKind.REMOVED, detail=detail)
