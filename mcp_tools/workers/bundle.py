@@ -16,6 +16,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Final
 
+from mcp_tools import types as words
 from mcp_tools.errors import RegistrationError
 from mcp_tools.workers.target import Target
 
@@ -24,14 +25,19 @@ MAX_BUNDLE_BYTES: Final = 4 * 1024 * 1024
 MAIN: Final = "__mp_main__"
 """What a script is called there, so that what it does as a script is left out."""
 
+SCRIPT: Final = "mcp_tools_call"
+"""The module in there that makes the call."""
+
 _PACKAGE: Final = Path(__file__).parents[1]
 _ALONG: Final = {
     "mcp_tools/__init__.py": "workers/stand_in.py",
+    f"{SCRIPT}.py": "workers/walled_side.py",
+    "mcp_tools_lookup.py": "workers/lookup.py",
     **{
         f"mcp_tools/{name}": name
         for name in (
             *("errors.py", "types.py", "output/__init__.py", "output/plain.py"),
-            *("workers/__init__.py", "workers/lookup.py", "workers/report.py"),
+            *("workers/__init__.py", "workers/report.py"),
         )
     },
 }
@@ -67,6 +73,8 @@ def bundle_of(target: Target, name: str, *, has_packages: bool) -> Bundle:
     if module.partition(".")[0] == "mcp_tools":
         raise _refusal(name, "functions of mcp_tools itself do not")
     files = {path: (_PACKAGE / source).read_text(encoding="utf-8") for path, source in _ALONG.items()}
+    known = [name for name in vars(words) if not name.startswith("_")]
+    files["mcp_tools/__init__.py"] += f"\nWORDS = frozenset({sorted(known)})\n"
     preload: set[str] = set()
     seen: set[str] = set()
     waiting = deque([module])

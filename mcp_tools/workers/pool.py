@@ -52,24 +52,21 @@ class Workers:
 
     def __init__(self, limits: WorkerLimits | None = None) -> None:
         self.limits = limits or WorkerLimits()
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._keeper: Keeper | None = None
         self._pools: set[Pool] = set()
         _everybody.add(self)
 
-    def keeper(self) -> Keeper:
-        """The thread, which is started when it is first needed."""
+    def keeper_for(self, pool: Pool) -> Keeper:
+        """The thread, which is started when a pool first needs it, and lasts until the last one `left`."""
         with self._lock:
+            self._pools.add(pool)
             if self._keeper is None:
                 self._keeper = Keeper(self._tidy)
             return self._keeper
 
-    def joined(self, pool: Pool) -> None:
-        with self._lock:
-            self._pools.add(pool)
-
     def left(self, pool: Pool) -> None:
-        """End the thread with the last pool."""
+        """A pool was closed: with the last one the thread ends."""
         with self._lock:
             self._pools.discard(pool)
             keeper = None if self._pools else self._keeper
@@ -100,7 +97,7 @@ class Workers:
 
     def _forget(self) -> None:
         """In a fork of the server: its workers stay its own, and this process begins anew."""
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         if self._keeper is not None:
             self._keeper.forget()
             self._keeper = None
@@ -148,8 +145,7 @@ class Pool:
             if self._is_closed or self.idle or self._is_refilling:
                 return
             self._is_refilling = True
-        self._workers.joined(self)
-        self._workers.keeper().do(self._refill)
+            self._workers.keeper_for(self).do(self._refill)
 
     def close(self) -> None:
         """End all workers, within 5 s. Calls in flight raise. Can be called again."""
@@ -240,18 +236,28 @@ class Pool:
 
         Raises:
             WorkerFailed: It cannot be started.
+            WorkersClosed: The pool was closed.
         """
-        self._workers.joined(self)
         try:
             worker = Worker(self._target, self._name)
         except OSError as error:
             raise WorkerFailed(f"no worker could be started: {error}") from error
-        self._workers.keeper().log_output(worker.output_fd, self._name)
-        self._put_back(worker, restart_clock=False)
+        with self._lock:
+            is_closed = self._is_closed
+            if not is_closed:
+                self._workers.keeper_for(self).log_output(worker.output_fd, self._name)
+                self.idle.append(worker)
+        if is_closed:
+            os.close(worker.output_fd)
+            _end(worker)
+            raise WorkersClosed("the server is ending")
+        self._workers.make_room()
 
     def _refill(self) -> None:
         try:
             self._add()
+        except WorkersClosed:
+            return
         except WorkerFailed as error:
             logger.warning("no worker of %s waits for its next call: %s", self._name, error)
         finally:

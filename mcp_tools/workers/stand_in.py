@@ -53,12 +53,14 @@ def _attribute(name: str) -> Any:
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
-    for home in ("mcp_tools.errors", "mcp_tools.types"):
-        value = getattr(import_module(home), name, None)
-        if value is not None:
-            return value
-    return Inert()
+    errors = import_module("mcp_tools.errors")
+    if hasattr(errors, name):
+        return getattr(errors, name)
+    return getattr(import_module("mcp_tools.types"), name) if name in WORDS else Inert()
 
+
+WORDS: frozenset[str] = frozenset()
+"""Names in `mcp_tools.types`, which costs too much to load for nothing. Filled in when this is sent."""
 
 if __name__ == "mcp_tools":
     sys.meta_path.append(InertModules())

@@ -10,7 +10,6 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio.to_thread
@@ -19,7 +18,7 @@ from mcp_tools.calling import Raised, Returned
 from mcp_tools.errors import RegistrationError, ToolError
 from mcp_tools.output.plain import to_plain
 from mcp_tools.types import CallContext, Usage
-from mcp_tools.workers.bundle import bundle_of
+from mcp_tools.workers.bundle import SCRIPT, bundle_of
 from mcp_tools.workers.pool import WorkersClosed
 from mcp_tools.workers.results import WorkerFailed, outcome_of
 from mcp_tools.workers.target import target_of
@@ -34,13 +33,13 @@ MAX_RESULT_BYTES: Final = 16 * 1024 * 1024
 _LONGEST_S: Final = 7 * 24 * 3600.0
 """A call's own deadline ends it; this is the most a sandbox allows."""
 _MAX_LOG_CHARS: Final = 4_000
-_FOLDER, _SCRIPT, _REQUEST, _RESULT = ".mcp_tools", "call_of_a_tool", "request.json", "result.json"
+_FOLDER, _REQUEST, _RESULT = ".mcp_tools", "request.json", "result.json"
 _CODE: Final = f"""
 import os, sys
 folder = os.path.abspath("{_FOLDER}")
 sys.path.insert(0, folder)
-import {_SCRIPT}
-{_SCRIPT}.main(folder, folder + "/{_REQUEST}", os.environ["SANDBOX_OUT"] + "/{_RESULT}")
+import {SCRIPT}
+{SCRIPT}.main(folder, folder + "/{_REQUEST}", os.environ["SANDBOX_OUT"] + "/{_RESULT}")
 """
 _PRELOAD: Final = ("base64", "copy", "dataclasses", "datetime", "enum", "json", "typing")
 """What report.py and the words import, but for what costs each child time."""
@@ -74,7 +73,7 @@ class SandboxCallee:
         if context_parameter is not None:
             raise RegistrationError(
                 f"tool {name!r} cannot run with isolation='sandbox': its parameter {context_parameter!r} "
-                "wants a CallContext, but nothing leads back to the server from there; use isolation='process'"
+                "wants a CallContext, but nothing leads back to the server; use isolation='process'"
             )
         _check_annotations(function, name)
         from sandbox import SandboxConfig
@@ -89,9 +88,7 @@ class SandboxCallee:
             "qualname": target.qualname,
             "first_line": target.first_line,
         }
-        script = Path(__file__).with_name("walled_side.py").read_text(encoding="utf-8")
         self._files = {f"{_FOLDER}/{path}": source.encode() for path, source in bundle.files.items()}
-        self._files[f"{_FOLDER}/{_SCRIPT}.py"] = script.encode()
         self._room = _room_for(config, (*_PRELOAD, *bundle.preload))
         self._is_closed = False
 

@@ -36,7 +36,7 @@ _found: list[Any] = []
 def _failed(wanted: dict[str, Any]) -> str | None:
     """Import the function; returns what went wrong."""
     try:
-        from mcp_tools.workers.lookup import found_in
+        from mcp_tools_lookup import found_in  # type: ignore[import-not-found]
 
         module = importlib.import_module(wanted["module"])
         _found.append(found_in(module, wanted["qualname"], wanted["first_line"]))

@@ -94,10 +94,17 @@ class Worker:
         try:
             self._control.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        else:
+            return False  # the shim says something only once it is all over
+        try:
+            return bool(self._calls.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
             return True
         except OSError:
             return False
-        return False  # the shim says something only once it is all over
 
     async def ready(self) -> None:
         """Wait until the function is imported. Cancelling leaves the worker as it is; wait again later.
