@@ -17,9 +17,9 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
+from mcp_tools.workers import target
 from mcp_tools.workers.keeper import Keeper
 from mcp_tools.workers.results import WorkerFailed
-from mcp_tools.workers.target import Target
 from mcp_tools.workers.worker import END_S, Worker
 
 logger = logging.getLogger(__name__)
@@ -109,8 +109,8 @@ class Workers:
 class Pool:
     """The workers of one tool. From any thread and event loop."""
 
-    def __init__(self, target: Target, name: str, workers: Workers) -> None:
-        self._target = target
+    def __init__(self, wanted: target.Target, name: str, workers: Workers) -> None:
+        self._target = wanted
         self._name = name
         self._workers = workers
         self._lock = threading.Lock()
@@ -194,19 +194,20 @@ class Pool:
                 await self._end(worker)  # it ended while it waited
                 continue
             try:
-                await worker.ready()
+                with anyio.move_on_after(worker.since_s + START_S - time.monotonic()):
+                    await worker.ready()
             except WorkerFailed:
                 await self._end(worker)
                 raise
             except BaseException:
                 # The function was not called yet: starting goes on, or no call with a short deadline would
                 # ever find a worker that is ready.
-                if time.monotonic() - worker.since_s < START_S:
-                    self._put_back(worker, restart_clock=False)
-                else:
-                    await self._end(worker)
+                self._put_back(worker, restart_clock=False)
                 raise
-            return worker
+            if worker.is_ready:
+                return worker
+            await self._end(worker)
+            raise WorkerFailed(f"its module was not imported within {START_S:g} s")
 
     async def _end(self, worker: Worker) -> None:
         """Kill a worker that was taken, and go on when nothing of it is left."""
@@ -238,6 +239,11 @@ class Pool:
             WorkerFailed: It cannot be started.
             WorkersClosed: The pool was closed.
         """
+        if target.importing is not None:
+            raise WorkerFailed(
+                "a worker imports this very script and must not start others: put what the script does under "
+                'if __name__ == "__main__":'
+            )
         try:
             worker = Worker(self._target, self._name)
         except OSError as error:

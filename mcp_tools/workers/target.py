@@ -12,7 +12,7 @@ import os
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from mcp_tools.errors import RegistrationError
@@ -42,6 +42,10 @@ class Target:
     def as_json(self) -> dict[str, Any]:
         """Return it as plain data, as keyword arguments of this class."""
         return asdict(self)
+
+
+importing: Target | None = None
+"""What this process, a worker, imports right now: to start another worker meanwhile would never end."""
 
 
 def target_of(function: Callable[..., Any], name: str) -> Target:
@@ -76,6 +80,8 @@ def target_of(function: Callable[..., Any], name: str) -> Target:
         if not isinstance(module, str) or not _can_be_found(module.partition(".")[0]):
             raise refuse(f"there is no module {module!r} that could be imported")
         return Target(module=module, qualname=qualname, first_line=first_line)
+    if importing is not None:  # the script registers its functions here, too
+        return replace(importing, module="__main__", qualname=qualname, first_line=first_line)
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     if spec is not None and spec.name:
@@ -107,8 +113,13 @@ def found_in_this_process(target: Target) -> Callable[..., Any]:
         LookupError: Something else has its name there.
         Exception: Whatever importing its module raises.
     """
-    is_main = target.module == "__main__"
-    module = _main_module(target) if is_main else importlib.import_module(target.module)
+    global importing  # noqa: PLW0603 - of this process
+    importing = target
+    try:
+        is_main = target.module == "__main__"
+        module = _main_module(target) if is_main else importlib.import_module(target.module)
+    finally:
+        importing = None
     return found_in(module, target.qualname, target.first_line)
 
 

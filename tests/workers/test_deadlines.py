@@ -21,7 +21,7 @@ from tests.workers.conftest import Make, descendants, left_over, reached, settle
 
 HERE = CallContext()
 LONG = os.environ.get("MCP_TOOLS_LONG") == "1"
-EFFECT_S = 1.0
+EFFECT_S = 0.8
 LATE_S = 0.150
 GENEROUS_S = 1.0 if not LONG else 0.5  # what is asserted of each on a busy machine; see the benchmark
 

@@ -277,3 +277,25 @@ def test_functions_of_a_script_run_too(tmp_path: Path, by_name: bool) -> None:
         [sys.executable, *how], capture_output=True, text=True, timeout=30, cwd=tmp_path, check=False
     )
     assert (done.stdout, done.stderr) == ("Returned(value=42)\n", "")
+
+
+UNGUARDED = """
+import anyio, sys
+from mcp_tools.types import CallContext
+from mcp_tools.workers import isolated
+
+def one() -> int:
+    return 1
+
+callee = isolated(one, isolation="process", context_parameter=None, name="one")
+print(anyio.run(callee.call, {}, CallContext()), file=sys.stderr)
+callee.close()
+"""
+
+
+def test_a_script_without_a_guard_starts_no_endless_row_of_workers(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stderr == "Returned(value=1)\n"
