@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import secrets
@@ -21,6 +22,8 @@ from mcp_tools.types import AuditUnavailable, CallStarted, ExecutionResult
 DEFAULT_MAX_BYTES: Final = 100 * 1024**2
 MIN_MAX_BYTES: Final = 64 * 1024
 _MAX_OPEN: Final = 100_000
+DEFAULT_NAME: Final = os.path.join("audit", "audit.jsonl")
+"""Where a log is in the user's state folder, if its owner names no other place."""
 
 
 class AuditLog:
@@ -69,21 +72,28 @@ class AuditLog:
         self._lock = threading.Lock()
         self._begun: dict[str, None] = {}
         self._is_closed = False
-        try:
-            folder = open_folder(self._path, roots=roots)
+        with contextlib.ExitStack() as opened:
             try:
+                folder = open_folder(self._path, roots=roots)
+                opened.callback(os.close, folder)
+                kept = None
+                if anchor is not None:
+                    kept = Anchor(os.fspath(anchor), log=self._path, roots=roots)
+                    opened.callback(kept.close)
+                    _check_anchor(self._path, anchor)
                 salt = salt_of(folder, os.path.basename(self._path) + SALT, shown=self._path + SALT)
-            finally:
-                os.close(folder)
-            self._records = Records(Redactor(salt, redact), secrets.token_hex(8))
-            kept = None if anchor is None else Anchor(os.fspath(anchor), log=self._path, roots=roots)
-            if anchor is not None:
-                _check_anchor(self._path, anchor)
-            chain = Chain(
-                self._path, roots=roots, max_bytes=max_bytes, keep_files=keep_files, event=self._records.event
-            )
-        except OSError as error:
-            raise AuditUnavailable(f"the audit log cannot be opened ({error.strerror})") from error
+                self._records = Records(Redactor(salt, redact), secrets.token_hex(8))
+                chain = Chain(
+                    self._path,
+                    roots=roots,
+                    max_bytes=max_bytes,
+                    keep_files=keep_files,
+                    event=self._records.event,
+                )
+            except OSError as error:
+                raise AuditUnavailable(f"the audit log cannot be opened ({error.strerror})") from error
+            opened.pop_all()
+            os.close(folder)
         self._writer = Writer(chain, kept, anchor_every_s=anchor_every_s, wait_s=wait_s)
         try:
             self._writer.write_from_thread(self._records.event("server.started", _about_process()))
