@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +15,7 @@ from mcp_tools.errors import ConfigError, RegistrationError
 from mcp_tools.executor import ToolExecutor
 from mcp_tools.observe.log import log_call
 from mcp_tools.policy import RulePolicy
+from mcp_tools.production import Production, assemble
 from mcp_tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class App:
         registry: All tools: ours, other packages', and those the owner named.
         executor: The door to them.
         builtins: What our own tools hold open.
+        production: Records, limits, metrics.
         notices: What a person should know, in whole sentences.
     A context manager: at its end nothing is held open any more, and calls of our own tools fail.
     """
@@ -43,6 +45,7 @@ class App:
     registry: ToolRegistry
     executor: ToolExecutor
     builtins: Builtins
+    production: Production
     notices: tuple[str, ...]
 
     @property
@@ -51,8 +54,12 @@ class App:
         return self.builtins.workspace
 
     def close(self) -> None:
-        """Let go of what our own tools hold. Can be called again."""
-        self.builtins.close()
+        """End what runs and let go of everything. Can be called again."""
+        try:
+            self.registry.close()
+            self.builtins.close()
+        finally:
+            self.production.close()
 
     def __enter__(self) -> Self:
         return self
@@ -82,11 +89,15 @@ class Builtins:
             self.workspace.close()
 
 
-def build(settings: Settings) -> App:
+def build(settings: Settings, environ: Mapping[str, str] | None = None) -> App:
     """Make everything that `settings` ask for. Nothing is served yet.
 
+    Args:
+        settings: What holds.
+        environ: Where the user's folders are. None: this process's environment.
     Raises:
-        ConfigError: A root does not exist, a rule cannot be read, or a `tools` entry cannot be loaded.
+        ConfigError: A root does not exist, a rule or limit cannot be read, a `tools` entry cannot be loaded,
+            or the audit log cannot be written.
         RegistrationError: A tool cannot be registered, such as one whose name is taken.
     """
     policy = RulePolicy.parse(deny=settings.deny, ask=settings.ask, allow=settings.allow)
@@ -102,9 +113,18 @@ def build(settings: Settings) -> App:
     for spec in settings.tools:
         load_tools(registry, spec)
         logger.info("loaded the tools of %s", spec)
+    production = assemble(settings, registry, os.environ if environ is None else environ)
+    from mcp_tools.builtin.output import register_output_tool
+
+    register_output_tool(registry, production.outputs, production.fitter.budget)
     executor = ToolExecutor(
         registry,
         policy=policy,
+        limiter=production.limiter,
+        auditor=production.auditor,
+        read_only_without_audit=settings.audit_required == "changes",
+        fitter=production.fitter,
+        observers=production.observers,
         confirmations=ConfirmationLedger(ttl_s=settings.confirm_timeout_s),
         hooks=[log_call],
         max_concurrent_calls=settings.max_concurrent_calls,
@@ -115,6 +135,7 @@ def build(settings: Settings) -> App:
         registry=registry,
         executor=executor,
         builtins=builtins,
+        production=production,
         notices=(*settings.notices, *_idle_rules(policy, registry), *_about_python(settings)),
     )
 

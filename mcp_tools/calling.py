@@ -16,7 +16,7 @@ import random
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 import anyio.lowlevel
@@ -51,6 +51,19 @@ class Raised:
     """The function raised this, of its own accord."""
 
     error: BaseException
+
+
+class Runnable(Protocol):
+    """A function ready to be called with validated arguments, wherever it runs."""
+
+    @property
+    def is_async(self) -> bool:
+        """Whether cancelling ends it."""
+        ...
+
+    async def call(self, arguments: Mapping[str, Any], context: CallContext) -> Returned | Raised:
+        """Call it and wait for it; see `Callee.call`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +107,7 @@ class Callee:
 
 
 async def attempts(
-    function: Callee, arguments: Mapping[str, Any], context: CallContext, retries: int
+    function: Runnable, arguments: Mapping[str, Any], context: CallContext, retries: int
 ) -> Returned | Raised:
     """Call the function, and up to `retries` times again while it says that it may succeed later.
 
@@ -195,6 +208,11 @@ class _Abandoned:
 
 
 _abandoned = _Abandoned()
+
+
+def abandoned_threads() -> int:
+    """Return how many threads run functions that nobody waits for any more."""
+    return _abandoned.count
 
 
 async def _run_in_thread(function: Callable[..., Any], keywords: dict[str, Any]) -> Returned | Raised:

@@ -23,7 +23,7 @@ import anyio
 from anyio.lowlevel import RunVar
 
 from mcp_tools.admission import Admission
-from mcp_tools.calling import Callee, Raised, Returned, attempts, detached
+from mcp_tools.calling import Callee, Raised, Returned, Runnable, attempts, detached
 from mcp_tools.confirmation.ledger import Binding, ConfirmationLedger, Verdict
 from mcp_tools.errors import InvalidArguments, ToolError
 from mcp_tools.inflight import MAX_NAME_CHARS, STATUS, InFlight, as_context
@@ -396,7 +396,7 @@ class ToolExecutor:
     # --- helpers ------------------------------------------------------------------------------
 
     async def _within_deadline(
-        self, call: InFlight, entry: RegisteredTool, function: Callee, *, retries: int = 0
+        self, call: InFlight, entry: RegisteredTool, function: Runnable, *, retries: int = 0
     ) -> Returned | ExecutionResult:
         """Call the tool or one of its helpers; whatever it raises becomes a result."""
         limit_s = entry.tool.timeout_seconds

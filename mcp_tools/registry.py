@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
-from mcp_tools.calling import Callee
+from mcp_tools.calling import Callee, Runnable
 from mcp_tools.errors import DuplicateTool, InvalidSchema, InvalidToolName, RegistrationError
 from mcp_tools.schema import (
     OutputShape,
@@ -50,11 +50,15 @@ _ParameterSource = Mapping[str, Any] | type["BaseModel"] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredTool:
-    """A tool with everything the executor needs, prepared once. `id` differs for each registration."""
+    """A tool with everything the executor needs, prepared once.
+
+    `id` differs for each registration. `end` ends the processes that its function runs in; None: it has none.
+    """
 
     tool: Tool
     validate: Validator
-    run: Callee
+    run: Runnable
+    end: Callable[[], None] | None
     preview: Callee | None
     must_ask: Callee | None
     subjects: Callee | None
@@ -277,6 +281,15 @@ class ToolRegistry:
                 "that takes a ToolRegistry"
             )
 
+    def close(self) -> None:
+        """End the processes of tools that run in processes of their own; such tools fail from now on.
+
+        Works once for each tool; the others are not affected. Can be called again.
+        """
+        for entry in tuple(self._tools.values()):
+            if entry.end is not None:
+                entry.end()
+
     def __len__(self) -> int:
         return len(self._tools)
 
@@ -324,7 +337,15 @@ class ToolRegistry:
             check_same_fields(name, role, own, signature.names)
             return Callee.of(helper_function, own.context)
 
-        run = Callee.of(function, signature.context)
+        run: Runnable = Callee.of(function, signature.context)
+        end = None
+        if draft.isolation is not None:
+            from mcp_tools.workers import isolated
+
+            run = apart = isolated(
+                function, isolation=draft.isolation, context_parameter=signature.context, name=name
+            )
+            end = apart.close
         if not run.is_async and tool.timeout_seconds < SHORT_TIMEOUT_S:
             logger.warning(
                 "tool %r is synchronous: when its %g s are over its function runs on, and what it does still "
@@ -336,6 +357,7 @@ class ToolRegistry:
             tool=tool,
             validate=parameters.validate,
             run=run,
+            end=end,
             preview=helper("preview", draft.preview),
             must_ask=helper("must_ask", draft.must_ask),
             subjects=helper("subjects", draft.subjects),

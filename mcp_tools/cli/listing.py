@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from mcp_tools.cli import exits, terminal
@@ -20,7 +20,15 @@ MIN_TEXT_CHARS = 30
 
 def list_tools(arguments: argparse.Namespace) -> int:
     """Print the tools that may be called."""
-    settings = read_settings(arguments)
+    # Nothing is called, so nothing is recorded, counted or measured.
+    settings = replace(
+        read_settings(arguments),
+        audit_enabled=False,
+        limits=(),
+        limits_store=None,
+        metrics_enabled=False,
+        metrics_port=None,
+    )
     with prepared(settings, log_level=None if arguments.log_level else "error") as app:
         tools = app.executor.visible_tools()
     known = sorted({tag for tool in tools for tag in tool.tags})

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
+from mcp_tools.app import App
 from mcp_tools.cli.prepare import prepared, read_settings
 from mcp_tools.config import Settings
 from mcp_tools.config.process import skip_pydantic_plugins
@@ -45,6 +46,10 @@ def serve(arguments: argparse.Namespace) -> int:
             print(f"mcp-tools: {AT_A_TERMINAL}", file=sys.stderr)
         load(settings.transport)
         options = _http_options(settings) if settings.transport != "stdio" else {}
+        if settings.transport != "stdio" and settings.metrics_enabled:
+            options["pages"] = app.production.pages()
+        if settings.metrics_port is not None:
+            stack.enter_context(_metrics_listener(app, settings.metrics_port))
         gc.freeze()
         gc.enable()
         return run(
@@ -55,6 +60,15 @@ def serve(arguments: argparse.Namespace) -> int:
             confirm_timeout_s=settings.confirm_timeout_s,
             **options,
         )
+
+
+def _metrics_listener(app: App, port: int) -> contextlib.AbstractContextManager[object]:
+    from mcp_tools.observe.exposition import serve_metrics
+
+    assert app.production.metrics is not None
+    server = serve_metrics(app.production.metrics.registry, port=port)
+    print(f"mcp-tools: metrics are at {server.url}", file=sys.stderr)
+    return server
 
 
 def _http_options(settings: Settings) -> dict[str, Any]:

@@ -217,7 +217,7 @@ async def test_the_same_call_with_the_same_key_is_one_effect(peer: Peer) -> None
             group.start_soon(send, line, key)
     assert [result.content for result in results] == [results[0].content] * 4
     assert written(peer, line) == 1
-    other = line + " again"
+    other = a_line()
     await send(other, key)
     assert written(peer, other) == 1
     for wrong in ("", "k" * 201, 5):
