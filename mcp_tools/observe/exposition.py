@@ -52,7 +52,7 @@ class Page:
 
 
 def render(registry: Collector, *, accept: str = "", accept_encoding: str = "", query: str = "") -> Page:
-    """Make the text of all metrics, as the headers ask for it. Takes milliseconds, some 8 for each 100 tools.
+    """Make the text of all metrics, as the headers ask for it. Takes some 20 ms for each 100 tools.
 
     Args:
         registry: What is collected.

@@ -1,0 +1,72 @@
+"""An MCP server with traces and metrics, for tests: `python traced_server.py stdio|http`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from mcp_tools import CallContext, ToolError, ToolSystem
+from mcp_tools.observe.exposition import serve_metrics
+from mcp_tools.observe.metrics import PrometheusMetrics
+from mcp_tools.observe.otlp import setup_tracing
+from mcp_tools.server import serve
+from mcp_tools.types import Usage
+
+telemetry = setup_tracing(os.environ, service_name="mcp-tools", service_version="1.2.3")
+system: ToolSystem
+metrics = PrometheusMetrics(
+    tool_exists=lambda name: system.registry.get(name) is not None,
+    abandoned_threads=lambda: 0,
+    dropped_spans=(lambda: 0) if telemetry is None else telemetry.dropped_spans,
+)
+observers = [metrics] if telemetry is None else [metrics, telemetry.observer]
+system = ToolSystem(observers=observers)
+
+
+@system.register
+async def echo(text: str) -> str:
+    """Return the text."""
+    return text
+
+
+@system.register
+async def spends(context: CallContext) -> str:
+    """Report what it used."""
+    context.meter.add(Usage(cost_usd=0.5, sandbox_cpu_s=1.5, input_tokens=10, output_tokens=20))
+    return "spent"
+
+
+@system.register
+async def breaks() -> str:
+    """Fail."""
+    raise ToolError("try something else")
+
+
+@system.register(requires_confirmation=True)
+async def asks(path: str) -> str:
+    """Ask a person first."""
+    return path
+
+
+@system.register
+async def calls_another(context: CallContext) -> str:
+    """Call echo."""
+    return str((await system.execute("echo", {"text": "inner"}, context)).result)
+
+
+async def main() -> None:
+    """Serve, and write where the metrics are."""
+    with serve_metrics(metrics.registry) as page:
+        with open(os.environ["MCP_TOOLS_TEST_URLS"], "w") as urls:
+            urls.write(page.url)
+        await serve(system, "stdio")
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    finally:
+        if telemetry is not None:
+            telemetry.close()
+        print("ended", file=sys.stderr)
