@@ -289,8 +289,10 @@ class _Call:
         context = self._context
         if confirmation_id is not None:
             approval = Approval(confirmation_id=confirmation_id, channel=CHANNEL)
-            # A client that heard no answer sends the same state again: that is the same effect.
-            key = f"answered {confirmation_id}" if self._is_modern else context.idempotency_key
+            key = context.idempotency_key
+            if key is None and self._is_modern:
+                # A client that heard no answer sends the same state again: that is the same effect.
+                key = f"answer to {confirmation_id}"
             context = replace(context, approval=approval, idempotency_key=key)
         return await self._executor.execute(self._params.name, self._arguments, context)
 

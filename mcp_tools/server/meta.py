@@ -26,7 +26,7 @@ def idempotency_key(meta: Mapping[str, Any] | None) -> str | None:
         return None
     if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_CHARS:
         raise ValueError(f"_meta.{IDEMPOTENCY_KEY}: must be a text of 1 to {MAX_KEY_CHARS} characters")
-    return key
+    return f"key {key}"  # apart from those that we make
 
 
 def account(result: ExecutionResult) -> dict[str, Any] | None:
