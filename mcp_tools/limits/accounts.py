@@ -100,7 +100,8 @@ def settle(books: Books, ended: Settle, now: float) -> None:
         if ended.used is not None:
             before = books.read_estimate(ask.estimate)
             value = used if before is None or used > before else before - (before - used) * FORGET
-            books.write_estimate(ask.estimate, value, until=now + KEEP_ESTIMATE_S)
+            if value != before:
+                books.write_estimate(ask.estimate, value, until=now + KEEP_ESTIMATE_S)
     if ended.total is not None:
         books.add_total(ended.total)
 

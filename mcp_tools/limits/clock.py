@@ -17,7 +17,7 @@ class Reading:
     """What this machine's clocks show.
 
     Args:
-        boot: Names the time since the machine started; empty where it cannot be told.
+        boot: Names the time since the machine started; `wall` where it cannot be told.
         ticks_s: Seconds of it, those of suspension included.
         wall_s: Seconds since 1970, as somebody set it.
     """
@@ -25,6 +25,11 @@ class Reading:
     boot: str
     ticks_s: float
     wall_s: float
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the ticks never jump."""
+        return self.boot != _NO_BOOT
 
 
 ReadClock = Callable[[], Reading]

@@ -28,7 +28,7 @@ _LOOK_S: Final = (0.01, 0.2)
 _UNKNOWN: Final = "(unknown)"
 _MARGIN_S: Final = 300.0
 _LONGEST_S: Final = 86_400.0
-_MAX_REMEMBERED: Final = 10_000
+_MAX_REMEMBERED: Final = 1_000
 
 
 def build_limiter(rules: Sequence[str | Limit], store: Store | None = None) -> StoreLimiter:
@@ -90,7 +90,9 @@ class _Lease:
         left = dict(self.left)
         asks, amounts = [], []
         for limit, ask, held, amount in zip(self.limits, self.asks, self.reserved, used, strict=True):
-            if ask.kind is Kind.BUDGET:
+            if ask.kind is not Kind.BUDGET:
+                continue
+            if held or amount:
                 left[limit.name] = max(0.0, left[limit.name] + held - amount)
                 asks.append(ask)
                 amounts.append(amount)
@@ -120,7 +122,7 @@ class StoreLimiter:
         self._rates = tuple(limit for limit in self.limits if limit.window_s is not None)
         self._at_once = tuple(limit for limit in self.limits if limit.window_s is None)
         self._places = Places()
-        self._covering: dict[str | None, tuple[Limit, ...]] = {}
+        self._remembered: dict[tuple[object, ...], tuple[tuple[Limit, ...], tuple[Ask, ...]]] = {}
 
     async def admit(self, tool: Tool | None, context: CallContext, *, again: bool) -> _Lease | LimitRefusal:
         """See `Limiter.admit`."""
@@ -128,8 +130,7 @@ class StoreLimiter:
         if tool is not None and self._at_once and self._places.is_full(principal):
             message = "too many calls wait for their turn already; wait for their results before sending more"
             return LimitRefusal(message=message, retry_after_s=1.0, left={})
-        limits = self._covering_limits(None if tool is None else tool.name)
-        asks = tuple(_ask(limit, tool, context, again) for limit in limits)
+        limits, asks = self._wanted(tool, context, again)
         call = f"{context.call_id}.{time.monotonic_ns():x}"
         grant = await self._take(Take(call=call, asks=asks, lasts_s=_lasts_s(tool)))
         left = {limit.name: amount for limit, amount in zip(limits, grant.left, strict=True)}
@@ -191,15 +192,21 @@ class StoreLimiter:
             await anyio.sleep(look_s)
             look_s = min(look_s * 1.5, longest_s)
 
-    def _covering_limits(self, tool_name: str | None) -> tuple[Limit, ...]:
-        found = self._covering.get(tool_name)
+    def _wanted(
+        self, tool: Tool | None, context: CallContext, again: bool
+    ) -> tuple[tuple[Limit, ...], tuple[Ask, ...]]:
+        """The limits that a call falls under, and what it asks of them; most calls are like one before."""
+        what = None if tool is None else (tool.name, tool.price_usd)
+        key = (what, context.principal, context.session_id, again)
+        found = self._remembered.get(key)
         if found is None:
-            if len(self._covering) >= _MAX_REMEMBERED:
-                self._covering.clear()
-            found = tuple(limit for limit in self._rates if limit.covers(tool_name))
-            if tool_name is None:  # it cannot run, so it will use nothing
-                found = tuple(limit for limit in found if limit.unit == "calls")
-            self._covering[tool_name] = found
+            limits = tuple(limit for limit in self._rates if limit.covers(tool.name if tool else None))
+            if tool is None:  # it cannot run, so it will use nothing
+                limits = tuple(limit for limit in limits if limit.unit == "calls")
+            found = limits, tuple(_ask(limit, tool, context, again) for limit in limits)
+            if len(self._remembered) >= _MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = found
         return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Sequence
 from typing import Any, Final
@@ -85,8 +84,8 @@ class _Books:
                 found = room[account][1]
                 return Account(
                     full_at=found.full_at,
-                    slots=copy.deepcopy(found.slots) if found.slots else [],
-                    held=copy.deepcopy(found.held) if found.held else {},
+                    slots=[slot[:] for slot in found.slots],
+                    held=dict(found.held),
                 )
         return Account()
 

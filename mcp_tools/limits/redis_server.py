@@ -63,7 +63,7 @@ def open_redis(
         raise ConfigError(
             "limits in Redis need the Python package 'redis', which is not installed"
         ) from error
-    name = _without_secrets(url)
+    name = without_secrets(url)
     if not url.startswith(_SCHEMES):
         raise ConfigError(f"limits in {name}: the URL must begin with {', '.join(_SCHEMES)}")
     try:
@@ -244,7 +244,8 @@ def _total(total: Total) -> dict[str, Any]:
     }
 
 
-def _without_secrets(url: str) -> str:
+def without_secrets(url: str) -> str:
+    """The URL without its user and password, for messages."""
     try:
         parts = urlsplit(url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -55,6 +55,7 @@ class _Sqlite:
         self._clock = clock
         self._max_accounts = max_accounts
         self._connection: sqlite3.Connection | None = None
+        self._timeline: Timeline | None = None
         self._identity: tuple[int, int] | None = None
         self._new_accounts = 0
 
@@ -84,7 +85,7 @@ class _Sqlite:
         try:
             connection = self.open()
             connection.execute("BEGIN IMMEDIATE")
-            forget(connection, self._now(connection), self._max_accounts)
+            forget(connection, self._now(connection, is_kept=True), self._max_accounts)
             connection.execute("COMMIT")
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             if self._identity != _identity(self._path):
@@ -123,23 +124,28 @@ class _Sqlite:
         return connection
 
     def close(self) -> None:
+        self._timeline = None
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def _now(self, connection: sqlite3.Connection) -> float:
-        row = connection.execute("SELECT boot, offset_s, last_s, wall_s FROM timeline").fetchone()
+    def _now(self, connection: sqlite3.Connection, *, is_kept: bool = False) -> float:
+        """The accounts' time.
+
+        While a machine runs, its processes have one clock; where that stood is kept now and then, for the
+        machine's next start.
+        """
         reading = self._clock()
-        if row is None:
-            timeline = Timeline.begin(reading)
-        else:
-            boot, offset_s, last_s, wall_s = row
-            timeline = Timeline(boot=boot, offset_s=offset_s, last_s=last_s, wall_s=wall_s).at(reading)
-        connection.execute(
-            "INSERT OR REPLACE INTO timeline VALUES (1, ?, ?, ?, ?)",
-            (timeline.boot, timeline.offset_s, timeline.last_s, timeline.wall_s),
-        )
+        timeline = self._timeline
+        if timeline is None or timeline.boot != reading.boot or not reading.is_steady:
+            row = connection.execute("SELECT boot, offset_s, last_s, wall_s FROM timeline").fetchone()
+            timeline = Timeline.begin(reading) if row is None else _timeline(*row)
+            is_kept = True
+        self._timeline = timeline = timeline.at(reading)
+        if is_kept:
+            row = timeline.boot, timeline.offset_s, timeline.last_s, timeline.wall_s
+            connection.execute("INSERT OR REPLACE INTO timeline VALUES (1, ?, ?, ?, ?)", row)
         return timeline.last_s
 
     def _unavailable(self, error: Exception) -> LimitsUnavailable:
@@ -157,6 +163,10 @@ def _do(books: Books, work: Work, now: float) -> Any:
             return None
         case _:
             return books.totals(work.days)
+
+
+def _timeline(boot: str, offset_s: float, last_s: float, wall_s: float) -> Timeline:
+    return Timeline(boot=boot, offset_s=offset_s, last_s=last_s, wall_s=wall_s)
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -27,13 +27,10 @@ CREATE TABLE IF NOT EXISTS totals (
     input_tokens INTEGER, output_tokens INTEGER, PRIMARY KEY (day, principal, tool)
 ) WITHOUT ROWID;
 """
-_ADD_TOTAL: Final = """
-INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-    calls = calls + excluded.calls,
-    cost_usd = cost_usd + excluded.cost_usd,
-    sandbox_cpu_s = sandbox_cpu_s + excluded.sandbox_cpu_s,
-    input_tokens = input_tokens + excluded.input_tokens,
-    output_tokens = output_tokens + excluded.output_tokens
+_ADD_TO_TOTAL: Final = """
+UPDATE totals SET calls = calls + ?, cost_usd = cost_usd + ?, sandbox_cpu_s = sandbox_cpu_s + ?,
+    input_tokens = input_tokens + ?, output_tokens = output_tokens + ?
+WHERE (day, principal, tool) = (?, ?, ?)
 """
 
 
@@ -55,13 +52,13 @@ class Books:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._changed: dict[str, tuple[str, float, bool, str]] = {}
+        self._changed: dict[str, tuple[str, float, bool, Account]] = {}
         self._estimates: dict[str, float | None] = {}
         self.new_accounts = 0
 
     def read(self, account: str) -> Account:
         if (changed := self._changed.get(account)) is not None:
-            return _decoded(changed[3])
+            return changed[3]
         row = self._connection.execute("SELECT state FROM accounts WHERE account = ?", (account,)).fetchone()
         if row is None:
             self.new_accounts += 1
@@ -69,8 +66,7 @@ class Books:
         return _decoded(row[0])
 
     def write(self, account: str, state: Account, *, until: float, is_of_session: bool) -> None:
-        encoded = json.dumps([state.full_at, state.slots, state.held], separators=(",", ":"))
-        self._changed[account] = account, until, is_of_session, encoded
+        self._changed[account] = account, until, is_of_session, state
 
     def read_estimate(self, estimate: str) -> float | None:
         if estimate not in self._estimates:
@@ -85,15 +81,17 @@ class Books:
         self._connection.execute(sql, (estimate, until, value))
 
     def add_total(self, total: Total) -> None:
-        pair = (total.day, total.principal, total.tool)
-        known = "SELECT 1 FROM totals WHERE (day, principal, tool) = (?, ?, ?)"
-        if self._connection.execute(known, pair).fetchone() is None:
-            count = "SELECT count(*) FROM totals WHERE day = ?"
-            if self._connection.execute(count, pair[:1]).fetchone()[0] >= MAX_TOTALS_A_DAY:
-                pair = (total.day, OTHERS, OTHERS)
         usage = total.usage
         parts = usage.calls, usage.cost_usd, usage.sandbox_cpu_s, usage.input_tokens, usage.output_tokens
-        self._connection.execute(_ADD_TOTAL, (*pair, *parts))
+        pair = (total.day, total.principal, total.tool)
+        if self._connection.execute(_ADD_TO_TOTAL, (*parts, *pair)).rowcount:
+            return
+        count = "SELECT count(*) FROM totals WHERE day = ?"
+        if self._connection.execute(count, pair[:1]).fetchone()[0] >= MAX_TOTALS_A_DAY:
+            pair = (total.day, OTHERS, OTHERS)
+            if self._connection.execute(_ADD_TO_TOTAL, (*parts, *pair)).rowcount:
+                return
+        self._connection.execute("INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*pair, *parts))
 
     def totals(self, days: int) -> list[Total]:
         rows = self._connection.execute(
@@ -119,7 +117,13 @@ class Books:
 
     def flush(self) -> None:
         sql = "INSERT OR REPLACE INTO accounts (account, until, is_of_session, state) VALUES (?, ?, ?, ?)"
-        self._connection.executemany(sql, self._changed.values())
+        self._connection.executemany(
+            sql, ((*rest, _encoded(state)) for *rest, state in self._changed.values())
+        )
+
+
+def _encoded(state: Account) -> str:
+    return json.dumps([state.full_at, state.slots, state.held], separators=(",", ":"))
 
 
 def _decoded(text: str) -> Account:
