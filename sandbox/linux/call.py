@@ -15,8 +15,8 @@ import time
 from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxDied
-from sandbox.linux import memory, wire
-from sandbox.linux.handle import Taken
+from sandbox.linux import cgroups, memory, wire
+from sandbox.linux.handle import Taken, pid_of
 from sandbox.outcome import (
     Ending,
     Kept,
@@ -38,6 +38,7 @@ _READS_AT_ONCE = 16  # of one stream before the others get their turn
 # cost them the CPU that they run on. A call that fills the pipe waits this long once.
 _QUIET_S = 0.002
 _MAX_STATUS = 0xFFFF
+UNSEEN_NS = 5_000_000  # the kernel counts the time of one that runs with each of its ticks, 4 ms
 _BACKSTOP_S = 0.5  # after which the server ends a call that the zygote should have ended
 _WORD_S = 0.5  # for the zygote's word on a call that was ended; then we look ourselves
 _REPORT_S = 5.0  # for the end of one that was ended, or for the word on one that ended by itself
@@ -114,15 +115,7 @@ class Call:
         return max(0.0, act_at_s - time.monotonic())
 
     def _host_pid(self) -> int:
-        """The child's pid as this process sees it; 0 if it cannot be seen."""
-        try:
-            with open(f"/proc/self/fdinfo/{self.taken.pidfd}", "rb") as file:
-                for line in file:
-                    if line.startswith(b"Pid:"):
-                        return max(int(line.split()[1]), 0)
-        except OSError:
-            pass
-        return 0
+        return pid_of(self.taken.pidfd)
 
     def advance(self) -> None:
         """Take in whatever is there. Sets `done` when the call is over."""
@@ -282,7 +275,19 @@ class Call:
         """What the child used so far, if it is alone and came through; `None`: wait for the zygote's word."""
         if said.get("exit_code") != 0 or said.get("exception") is not None:
             return None
-        return measure(self._pid, self.taken.pidfd, self.taken.cpu_ns, alone=True)
+        ending = measure(self._pid, self.taken.pidfd, self.taken.cpu_ns, alone=True)
+        if ending is not None and self._counted_ns() - ending.cpu_ns > UNSEEN_NS:
+            return None  # it had other processes, of which it left no trace
+        return ending
+
+    def _counted_ns(self) -> int:
+        """CPU time of all processes of the call, the ended ones too; 0 where the kernel does not count it."""
+        if self.taken.counter < 0:
+            return 0
+        try:
+            return cgroups.used_ns(self.taken.counter) - self.taken.counted_ns
+        except OSError:
+            return 0  # the zygote ended, and its cgroups are gone
 
     def _hear(self) -> None:
         said = hear(self._status)

@@ -224,6 +224,16 @@ class Slot:
             peak = 0
         return peak, ooms - base_ooms, refused - base_refused, cpu - base_cpu
 
+    @property
+    def cpu_fd(self) -> int:
+        """What `used_ns` reads. It can only be read, so others may have it."""
+        return self._cpu
+
+    @property
+    def cpu_base_ns(self) -> int:
+        """What `used_ns` was at the last reset."""
+        return self._base[3]
+
     def memory_bytes(self) -> int:
         """Memory charged to the slot now."""
         return int(_read(self._usage))
@@ -247,8 +257,7 @@ class Slot:
         peak = 0 if self._peak is None else int(_read(self._peak))
         ooms = _field(self._oom, b"oom_kill")
         refused = _field(self._pids_events, b"max")
-        cpu = int(_read(self._cpu)) if self._version == 1 else _field(self._cpu, b"usage_usec") * 1000
-        return peak, ooms, refused, cpu
+        return peak, ooms, refused, used_ns(self._cpu)
 
     def _give_back(self, size: int) -> None:
         """Free pages of files that earlier calls read or wrote; they would count as memory of the next."""
@@ -282,6 +291,16 @@ class Slot:
             except FileNotFoundError:
                 return None, False  # before Linux 5.19
         return fd, True
+
+
+def used_ns(fd: int) -> int:
+    """CPU time that all processes of a slot ever used, in nanoseconds; `fd` is a copy of its `cpu_fd`.
+
+    Raises:
+        OSError: The slot was removed.
+    """
+    said = _read(fd)
+    return int(said) if said[:1].isdigit() else _number_of(said, b"usage_usec") * 1000  # version 1, or 2
 
 
 def refused(version: int, failure: OSError) -> NoCgroup:
@@ -395,7 +414,11 @@ def _read(fd: int) -> bytes:
 
 def _field(fd: int, name: bytes) -> int:
     """The number of the line `name number`."""
-    for line in _read(fd).splitlines():
+    return _number_of(_read(fd), name)
+
+
+def _number_of(lines: bytes, name: bytes) -> int:
+    for line in lines.splitlines():
         key, _, value = line.partition(b" ")
         if key == name:
             return int(value)

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import sys
+import time
 
 from sandbox.linux import landlock, libc, removal, runner, seccomp, tree, walls
 from sandbox.linux import session as sessions
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from sandbox.linux.cgroups import Slot
     from sandbox.linux.wire import Message
 
-CALLS_FD, PROCESSES_FD = 4, 6
+CALLS_FD, PROCESSES_FD, COUNTER_FD = 4, 6, 7
 _AT_ONCE = 1000  # files and folders that are deleted while others wait: 10 ms
 _OWN_OF_SESSION = 3  # processes: its init, its template, its caller
 _OWN_OF_ZYGOTE = 16  # itself, the reaper, and those that are about to go
@@ -42,16 +43,37 @@ def seccomp_program(spec: Message, level: int) -> bytes:
 
 
 class WalledInit(sessions.Init):
-    """Init of a session. It may write to files of `/proc`; the code, behind one more wall, may not."""
+    """Init of a session. It may write to files of `/proc`; the code, behind one more wall, may not.
+
+    `is_counted`: its cgroup counts CPU time, which init reads from `COUNTER_FD`.
+    """
 
     def __init__(
-        self, *arguments: Any, by_session: bool, rules: list[tuple[str, int]], program: bytes, network: bool
+        self,
+        *arguments: Any,
+        by_session: bool,
+        is_counted: bool,
+        rules: list[tuple[str, int]],
+        program: bytes,
+        network: bool,
     ) -> None:
         super().__init__(*arguments, by_session=by_session)
+        self._is_counted = is_counted
+        if is_counted:
+            from sandbox.linux.cgroups import (
+                used_ns,
+            )  # loaded already; where there is no slot nobody needs it
+
+            self._used_ns = used_ns
         self._rules, self._program, self._network = rules, program, network
+
+    def _counted_ns(self) -> int:
+        return self._used_ns(COUNTER_FD) - time.process_time_ns() if self._is_counted else 0
 
     def _wall_in(self) -> None:
         try:
+            if self._is_counted:
+                os.close(COUNTER_FD)
             landlock.restrict(self._rules, network=self._network)
             seccomp.install(self._program)
         except BaseException:
@@ -99,6 +121,7 @@ def live(
                 cpu_ns,
                 PROCESSES_FD,
                 by_session=level == 3,
+                is_counted=slot is not None,
                 rules=allowed,
                 program=program,
                 network=spec["network"],
@@ -160,7 +183,8 @@ def _enter(
     and the channel, and nothing else is open.
 
     Of a session also `CALLS_FD`, where its calls come from, and `PROCESSES_FD`: its init may list processes;
-    code may not everywhere, and does not inherit it. For init's last walls see `WalledInit`.
+    code may not everywhere, and does not inherit it; and with a slot `COUNTER_FD`, its clock, also for init
+    alone. For init's last walls see `WalledInit`.
     """
     walls.ordinary_signals()
     if slot is not None:
@@ -185,7 +209,8 @@ def _enter(
         name_folders(base)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     processes = [os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)] if lists_processes else []
-    walls.only_descriptors((null, null, null, channel.fileno(), *streams, *processes))
+    counter = [slot.cpu_fd] if processes and slot is not None else []
+    walls.only_descriptors((null, null, null, channel.fileno(), *streams, *processes, *counter))
     walls.bound(limits, processes=_processes(spec, level), cgroup=slot is not None)
     if session and level == 3:
         libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)  # dead templates would count until pid 1 sees them

@@ -32,7 +32,7 @@ _STDERR_BYTES = 4000
 _START_S = 120.0  # to its first word: a heavy preload takes seconds
 _ANSWER_S = 5.0  # to read what it is told; it is busy for milliseconds at a time
 _ASKED_S = 3.0  # after this long a question says nothing about the one before
-CHILD_FDS = 5
+_CHILD_FDS = 5
 NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
 TOO_MANY_FILES = "this process has too many open files; raise its limit (ulimit -n)"
 
@@ -48,6 +48,8 @@ class Taken:
         out, err: What it writes.
         zygote: Where it comes from; does not end before `close`.
         cpu_ns: CPU time that it had used before.
+        counter: Where the kernel counts that of all its processes, the ended ones too; -1: nowhere.
+        counted_ns: What the kernel had counted before.
     """
 
     __slots__ = (
@@ -55,6 +57,8 @@ class Taken:
         "_is_ours",
         "_open",
         "channel",
+        "counted_ns",
+        "counter",
         "cpu_ns",
         "err",
         "out",
@@ -65,15 +69,23 @@ class Taken:
     )
 
     def __init__(
-        self, pid: int, fds: list[int], zygote: ZygoteProcess, cpu_ns: int, *, is_ours: bool = True
+        self,
+        pid: int,
+        fds: list[int],
+        zygote: ZygoteProcess,
+        cpu_ns: int,
+        *,
+        is_ours: bool = True,
+        counted_ns: int = 0,
     ) -> None:
-        """`is_ours`: it serves nobody else, so it ends when it is dropped."""
+        """`is_ours`: it serves nobody else, so it ends when it is dropped. `fds`: the last may be missing."""
         self._is_ours = is_ours
         self._is_held = False
         self.pid = pid
         self.cpu_ns = cpu_ns
         self.zygote = zygote
-        channel, status, self.pidfd, self.out, self.err = fds
+        self.counted_ns = counted_ns
+        channel, status, self.pidfd, self.out, self.err, self.counter = (*fds, -1)[:6]
         fds.clear()
         self._open = True  # from here on what there is gets closed, whatever comes in between
         # Their families are given, so that nobody has to ask the kernel, four times each.
@@ -91,6 +103,8 @@ class Taken:
                     sock.close()
             for fd in (self.pidfd, self.out, self.err):
                 os.close(fd)
+            if self.counter >= 0:
+                os.close(self.counter)
             if self._is_held:
                 self.zygote.finished(self.pid)
 
@@ -219,7 +233,7 @@ class ZygoteProcess:
                 if "child" not in message:
                     self._learn(message, fds)
                     continue
-                if len(fds) != CHILD_FDS:
+                if len(fds) != expected_fds(message):
                     _close_each(fds)
                     raise SandboxError(TOO_MANY_FILES)
                 if _is_ready((self.control.fileno(), 0), (fds[2], select.POLLIN)):
@@ -227,7 +241,8 @@ class ZygoteProcess:
                     continue
                 self.calls += 1
                 self._not_started.add(message["child"])
-                return Taken(message["child"], fds, self, message["cpu_ns"])
+                counted_ns = message.get("counted_ns", 0)
+                return Taken(message["child"], fds, self, message["cpu_ns"], counted_ns=counted_ns)
             return None
 
     def _packet(self) -> tuple[Message, list[int]] | None:
@@ -388,6 +403,23 @@ class ZygoteProcess:
             text = os.pread(self._stderr, _STDERR_BYTES, max(0, size - _STDERR_BYTES))
         said = text.decode("utf-8", "replace").strip()
         return "the sandbox's zygote ended unexpectedly" + (f": {said}" if said else "")
+
+
+def pid_of(pidfd: int) -> int:
+    """The pid as this process sees it; 0 if it cannot be seen."""
+    try:
+        with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
+            for line in file:
+                if line.startswith(b"Pid:"):
+                    return max(int(line.split()[1]), 0)
+    except OSError:
+        pass
+    return 0
+
+
+def expected_fds(message: Message) -> int:
+    """How many descriptors come with a child; fewer arrive when this process has too many open."""
+    return _CHILD_FDS + ("counted_ns" in message)
 
 
 def _socketpair() -> tuple[socket.socket, socket.socket]:

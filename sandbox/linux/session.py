@@ -79,6 +79,8 @@ class Init:
         self.is_stopped = False  # whether the caller said that it waits, and is stopped until a call comes
         self.frozen_ns = 0  # CPU time of everything when the last call was over
         self.begin_ns = 0  # CPU time of the caller when it began to wait
+        self.counted_before_ns = 0  # by the kernel, then
+        self.tally = memory.Tally()  # of what runs since then
         self.processes = processes
         self.finished = 0  # number of the last call that is over
         self.own_score = self._read_score()
@@ -216,18 +218,31 @@ class Init:
                 return "time"
 
     def _of_call_ns(self) -> int:
-        """CPU time of everything that the call runs."""
-        return self._all_cpu_ns({self.template}) - self.begin_ns
+        """CPU time of everything that the call runs, and ran: nobody may have waited for it."""
+        living = self._living({self.template})
+        seen_ns = max(sum(map(_cpu_ns, living)), self.tally.look(living))
+        return max(seen_ns - self.begin_ns, self._counted_since_ns())
 
     def _of_lost_call_ns(self) -> int:
         """CPU time of a call whose caller may be gone."""
-        return max(_cpu_ns(self.caller) - self.begin_ns, 0)
+        seen_ns = max(_cpu_ns(self.caller), self.tally.total_ns)
+        return max(seen_ns - self.begin_ns, self._counted_since_ns(), 0)
 
-    def _all_cpu_ns(self, spared: Iterable[int] = ()) -> int:
+    def _counted_ns(self) -> int:
+        """CPU time of everything but init, ended processes included; 0 where the kernel does not count it."""
+        return 0
+
+    def _counted_since_ns(self) -> int:
+        return self._counted_ns() - self.counted_before_ns
+
+    def _all_cpu_ns(self) -> int:
+        return sum(map(_cpu_ns, self._living()))
+
+    def _living(self, spared: Iterable[int] = ()) -> list[int]:
         found = self._members({os.getpid(), *spared})
         for pidfd in found.values():
             os.close(pidfd)
-        return sum(map(_cpu_ns, found))
+        return list(found)
 
     def _freeze_with_next_caller(self, *, is_first_to_end: bool = False) -> Message:
         """Wait for the template's next caller, end everything else, stop the template; returns its word.
@@ -249,6 +264,7 @@ class Init:
         self.alive = os.pidfd_open(self.caller)
         self.begin_ns = _cpu_ns(self.caller)
         self.frozen_ns = self._all_cpu_ns()
+        self.counted_before_ns, self.tally = self._counted_ns(), memory.Tally()
         self.is_stopped = False
         wire.send(self.gate, {"go": self.caller, "after": self.finished})
         return word
@@ -467,12 +483,8 @@ def serve_in_place(channel: socket.socket, calls: socket.socket, idle_s: float) 
 
 def _cpu_ns(pid: int) -> int:
     """CPU time of a process, and of its children that were waited for (those in ticks)."""
-    try:
-        own = time.clock_gettime_ns((~pid << 3) | 2)
-    except OSError:
-        own = 0
     fields = memory.stat(pid)
-    return own + (sum(map(int, fields[13:15])) * memory.TICK_NS if fields else 0)
+    return memory.clock_ns(pid) + (sum(map(int, fields[13:15])) * memory.TICK_NS if fields else 0)
 
 
 def peak_bytes(pid: int) -> int:

@@ -7,11 +7,12 @@ import select
 import signal
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxDied
 from sandbox.linux import memory, wire
-from sandbox.linux.call import Call, hear, measure
+from sandbox.linux.call import UNSEEN_NS, Call, hear, measure
 from sandbox.linux.handle import Taken
 from sandbox.linux.sessions import Session
 from sandbox.outcome import Ending
@@ -34,6 +35,7 @@ class SessionCall(Call):
         self._asked = False
         self._known: Message | None = None  # while the zygote is asked for the rest
         self._pid = session.caller() or 0
+        self._counted_before_ns = session.counted_ns()
         taken, self._number = _way_in(session, self._pid, wall_s)
         super().__init__(taken, request, wall_s=wall_s, config=config)
         if not self._keeps_state:
@@ -60,6 +62,9 @@ class SessionCall(Call):
             if self._keeps_state and self._pid and not memory.anonymous_bytes(self._pid):
                 return None  # it reported and goes, or is gone: init says how
             ending = unseen
+        counted_ns = self.session.counted_ns() - self._counted_before_ns
+        if counted_ns - ending.cpu_ns > UNSEEN_NS:
+            ending = replace(ending, cpu_ns=counted_ns)  # other processes of the call
         if said.get("exception") is None:
             return ending
         self.ended_s = time.monotonic()

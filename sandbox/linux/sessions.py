@@ -12,8 +12,8 @@ import time
 from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxClosed, SandboxDied, SandboxError
-from sandbox.linux import wire
-from sandbox.linux.handle import CHILD_FDS, NO_MORE_FILES, TOO_MANY_FILES, ZygoteProcess
+from sandbox.linux import cgroups, memory, wire
+from sandbox.linux.handle import NO_MORE_FILES, TOO_MANY_FILES, ZygoteProcess, expected_fds, pid_of
 
 if TYPE_CHECKING:
     from sandbox.linux.wire import Message
@@ -48,7 +48,8 @@ class Session:
         self._owner: object = None  # of the turn
         self._call_count = 0
         self._caller: int | None = None
-        self.pidfd = -1
+        self.pidfd = self._counter = -1
+        self._init = 0  # its pid; 0 if it cannot be seen
         self._lock = threading.RLock()
         self._reply: socket.socket | None = None
         self._open = True
@@ -84,17 +85,18 @@ class Session:
                 return False
             except OSError:
                 message, fds = None, []
-            if message is None or len(fds) != CHILD_FDS:
+            if message is None or len(fds) != expected_fds(message):
                 for fd in fds:
                     os.close(fd)
                 self.lost = True
                 raise self._not_started(message)
-            channel, status, self.pidfd, calls, unused = fds
+            channel, status, self.pidfd, calls, unused, self._counter = (*fds, -1)[:6]
             os.close(unused)
             self.status, self.calls = socket.socket(fileno=status), socket.socket(fileno=calls)
             self.calls.setblocking(False)
             self.channel = socket.socket(fileno=channel)
             self.channel.setblocking(False)  # code may keep its init from reading; a full queue is its end
+            self._init = pid_of(self.pidfd)
             return True
 
     def _not_started(self, message: Message | None) -> SandboxError:
@@ -141,6 +143,17 @@ class Session:
         except OSError:
             self.lost = True  # the call hears it from the closed channel
         return self._call_count
+
+    def counted_ns(self) -> int:
+        """CPU time of all its processes but init, the ended ones too; 0 where that is not counted."""
+        if self._counter < 0:
+            return 0
+        try:
+            counted_ns = cgroups.used_ns(self._counter)
+        except OSError:
+            return 0  # the zygote ended, and its cgroups are gone
+        own_ns = memory.clock_ns(self._init) if self._init else 0
+        return counted_ns - own_ns if own_ns else 0
 
     def register(self, epoll: select.epoll) -> None:
         """Add to `epoll` what is readable once `is_ready` or `caller` should be tried again."""
@@ -213,7 +226,7 @@ class Session:
         for sock in (self._reply, self.channel, self.calls, self.status):
             if sock is not None:
                 sock.close()
-        for name in ("pidfd", "_turn_passed"):
+        for name in ("pidfd", "_counter", "_turn_passed"):
             fd = getattr(self, name)
             setattr(self, name, -1)
             if fd >= 0:

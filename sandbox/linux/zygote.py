@@ -48,6 +48,7 @@ class Child:
             "ooms",
             "refused_forks",
             "seen_cpu_ns",
+            "tally",
         ),
     )
 
@@ -67,6 +68,7 @@ class Child:
         self.mounts_fd = -1
         self.ooms = 0  # processes of a session that were ended here for their memory
         self.seen_cpu_ns = 0  # of all processes; the kernel forgets those that were ended with the first
+        self.tally = memory.Tally()
         self.crowd = self.crowded_looks = 0  # a session's processes at the last look, if they were too many
         self.refused_forks = 0  # how often all of them were, for their number
         self.why: str | None = None
@@ -262,9 +264,13 @@ class Zygote:
                 found.slot.reset()
             out, err, status = found.streams
             message = {"child": found.pid, "cpu_ns": found.cpu_base_ns}
+            fds: tuple[int, ...] = (found.channel.fileno(), status, found.pidfd, out, err)
+            if found.slot is not None:
+                message["counted_ns"] = found.slot.cpu_base_ns
+                fds = (*fds, found.slot.cpu_fd)
             to = self.control if found.reply is None else found.reply
             try:
-                wire.send(to, message, (found.channel.fileno(), status, found.pidfd, out, err))
+                wire.send(to, message, fds)
             except OSError:
                 self._end(found, "cancelled")  # who asked for the session is gone
             found.channel.close()
@@ -424,8 +430,8 @@ class Zygote:
         for pid, found in running.items():
             members = trees[pid]
             if not self.uses_cgroup:
-                if len(members) > 1:
-                    found.seen_cpu_ns = memory.cpu_ns(members) - found.cpu_base_ns
+                used_ns = max(memory.cpu_ns(members), found.tally.look(members)) - found.cpu_base_ns
+                found.seen_cpu_ns = max(used_ns, found.seen_cpu_ns)
                 if self._is_too_large(members):
                     self._end(found, "memory")
                     continue
@@ -433,8 +439,8 @@ class Zygote:
                     self._end(found, "processes")
                     continue
             if self.limits["cpu_ns"]:
-                used_ns = found.slot.read()[3] if found.slot is not None else memory.cpu_ns(members)
-                if used_ns - (0 if found.slot is not None else found.cpu_base_ns) > self.limits["cpu_ns"]:
+                used_ns = found.slot.read()[3] if found.slot is not None else found.seen_cpu_ns
+                if used_ns > self.limits["cpu_ns"]:
                     self._end(found, "cpu")
 
     def _guard_sessions(self, sessions: dict[int, Child]) -> None:
