@@ -63,14 +63,22 @@ def open_store(place: str) -> Store:
     return open_sqlite(place)
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The limits that a call falls under, and what it asks of them."""
+
+    limits: tuple[Limit, ...]
+    names: tuple[str, ...]
+    asks: tuple[Ask, ...]
+
+
 @dataclass(slots=True, eq=False)
 class _Lease:
     limiter: StoreLimiter
     call: str
     tool_name: str
     principal: str
-    limits: tuple[Limit, ...]
-    asks: tuple[Ask, ...]
+    wanted: _Wanted
     reserved: tuple[float, ...]
     left: Mapping[str, float]
     is_open: bool = field(default=True)
@@ -86,14 +94,15 @@ class _Lease:
         if not self.is_open:
             raise RuntimeError("this lease was settled or cancelled before")
         self.is_open = False
-        used = [0.0 if usage is None else limit.part_of(usage) for limit in self.limits]
         left = dict(self.left)
         asks, amounts = [], []
-        for limit, ask, held, amount in zip(self.limits, self.asks, self.reserved, used, strict=True):
-            if ask.kind is not Kind.BUDGET:
-                continue
-            if held or amount:
-                left[limit.name] = max(0.0, left[limit.name] + held - amount)
+        wanted = self.wanted
+        for limit, name, ask, held in zip(
+            wanted.limits, wanted.names, wanted.asks, self.reserved, strict=True
+        ):
+            amount = 0.0 if usage is None else limit.part_of(usage)
+            if ask.kind is Kind.BUDGET and (held or amount):
+                left[name] = max(0.0, left[name] + held - amount)
                 asks.append(ask)
                 amounts.append(amount)
         self.left = left
@@ -122,7 +131,7 @@ class StoreLimiter:
         self._rates = tuple(limit for limit in self.limits if limit.window_s is not None)
         self._at_once = tuple(limit for limit in self.limits if limit.window_s is None)
         self._places = Places()
-        self._remembered: dict[tuple[object, ...], tuple[tuple[Limit, ...], tuple[Ask, ...]]] = {}
+        self._remembered: dict[tuple[object, ...], _Wanted] = {}
 
     async def admit(self, tool: Tool | None, context: CallContext, *, again: bool) -> _Lease | LimitRefusal:
         """See `Limiter.admit`."""
@@ -130,12 +139,12 @@ class StoreLimiter:
         if tool is not None and self._at_once and self._places.is_full(principal):
             message = "too many calls wait for their turn already; wait for their results before sending more"
             return LimitRefusal(message=message, retry_after_s=1.0, left={})
-        limits, asks = self._wanted(tool, context, again)
+        wanted = self._wanted(tool, context, again)
         call = f"{context.call_id}.{time.monotonic_ns():x}"
-        grant = await self._take(Take(call=call, asks=asks, lasts_s=_lasts_s(tool)))
-        left = {limit.name: amount for limit, amount in zip(limits, grant.left, strict=True)}
+        grant = await self._take(Take(call=call, asks=wanted.asks, lasts_s=_lasts_s(tool)))
+        left = dict(zip(wanted.names, grant.left, strict=True))
         if isinstance(grant, Refused):
-            return _refusal(limits[grant.index], grant, left)
+            return _refusal(wanted.limits[grant.index], grant, left)
         if self._at_once and tool is not None:
             self._places.expect(principal, context.call_id)
         return _Lease(
@@ -143,8 +152,7 @@ class StoreLimiter:
             call=call,
             tool_name=_UNKNOWN if tool is None else tool.name,
             principal=principal,
-            limits=limits,
-            asks=asks,
+            wanted=wanted,
             reserved=grant.reserved,
             left=left,
         )
@@ -192,18 +200,16 @@ class StoreLimiter:
             await anyio.sleep(look_s)
             look_s = min(look_s * 1.5, longest_s)
 
-    def _wanted(
-        self, tool: Tool | None, context: CallContext, again: bool
-    ) -> tuple[tuple[Limit, ...], tuple[Ask, ...]]:
-        """The limits that a call falls under, and what it asks of them; most calls are like one before."""
+    def _wanted(self, tool: Tool | None, context: CallContext, again: bool) -> _Wanted:
         what = None if tool is None else (tool.name, tool.price_usd)
         key = (what, context.principal, context.session_id, again)
-        found = self._remembered.get(key)
+        found = self._remembered.get(key)  # most calls are like one before
         if found is None:
             limits = tuple(limit for limit in self._rates if limit.covers(tool.name if tool else None))
             if tool is None:  # it cannot run, so it will use nothing
                 limits = tuple(limit for limit in limits if limit.unit == "calls")
-            found = limits, tuple(_ask(limit, tool, context, again) for limit in limits)
+            names = tuple(limit.name for limit in limits)
+            found = _Wanted(limits, names, tuple(_ask(limit, tool, context, again) for limit in limits))
             if len(self._remembered) >= _MAX_REMEMBERED:
                 self._remembered.clear()
             self._remembered[key] = found
