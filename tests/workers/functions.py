@@ -161,6 +161,13 @@ def in_c_without_the_lock(marker: str, seconds: float) -> None:
     act(marker)
 
 
+def in_c_for_long(marker: str, seconds: float) -> None:
+    """One call into C that lasts far longer than `seconds`, and looks at nothing meanwhile."""
+    begin(marker)
+    hashlib.pbkdf2_hmac("sha256", b"p", b"s", int(seconds * 5_000_000))
+    act(marker)
+
+
 def waiting_for_a_lock(marker: str, seconds: float) -> None:
     first = sqlite3.connect(f"{marker}.db", isolation_level=None)
     first.execute("begin exclusive")
