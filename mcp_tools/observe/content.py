@@ -28,7 +28,7 @@ def render_content(value: Any) -> str:
     if isinstance(value, ToolOutput):
         value = value.structured if value.structured is not None else [_piece(each) for each in value.content]
     if isinstance(value, str):
-        return shorten(_text(value, MAX_CHARS), MAX_CHARS)
+        return _text(value, MAX_CHARS)
     text = json.dumps(_clipped(value, _MAX_DEPTH, [_MAX_LEAVES]), ensure_ascii=False, default=safe_str)
     return shorten(mask_secrets(encodable(text)), MAX_CHARS)
 
@@ -70,8 +70,9 @@ def _object(value: Mapping[Any, Any], depth: int, budget: list[int]) -> dict[str
 
 
 def _text(text: str, max_chars: int) -> str:
-    # Cut before masking: a 50 MB text must not be searched for secrets.
-    return mask_secrets(encodable(shorten(text, max_chars)))
+    # Cut before masking, since a 50 MB text must not be searched for secrets; and again after it, so that
+    # what the first cut left of one is gone.
+    return shorten(mask_secrets(encodable(shorten(text, 2 * max_chars))), max_chars)
 
 
 def _and_more(count: int) -> Iterable[str]:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CLOSE_S: Final = 2.0
+CLOSE_S: Final = 1.0
+"""Half of what clients give a server that is to end."""
 _Signal = Literal["TRACES", "METRICS"]
 _CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _INSTALL: Final = "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"

@@ -97,7 +97,7 @@ class BoundedSpans(SpanProcessor):
             self._quiet_until = now + SAY_EVERY_S
             new, self._said = self._dropped - self._said, self._dropped
         logger.warning(
-            "%d spans were dropped, %d in all: the collector does not answer, refuses them or is too slow",
+            "spans of traces were dropped: %d, %d in all; the collector is away or slow, or refuses them",
             new,
             self._said,
         )

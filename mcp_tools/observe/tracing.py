@@ -89,7 +89,7 @@ class TracingObserver:
         """Begin a span, unless the current one is that of this call; the tool's own spans go below it."""
         try:
             span, mark = None, None
-            if _servers_span(started.call_id) is None:
+            if _begun.get() is not None or _servers_span() is None:
                 span = self._own_span(started.tool.name, started.time_unix_ns)
                 mark = contexts.attach(trace.set_span_in_context(span))
             begun = _Begun(self, started.call_id, started.tool.name, span, mark, _begun.get())
@@ -109,9 +109,10 @@ class TracingObserver:
 
     def _finish(self, result: ExecutionResult) -> None:
         begun = self._close(result)
+        is_outermost = _begun.get() is None  # and not called by a tool, whose span it is then
         if begun is not None and begun.span is not None:
             self._end(begun.span, result)
-        elif (servers := _servers_span(result.call_id)) is not None:
+        elif is_outermost and (servers := _servers_span()) is not None:
             servers.set_attributes(self._end_attributes(result))
         else:
             # It was refused before it began, so that there is no span of it yet.
@@ -178,15 +179,11 @@ class TracingObserver:
             logger.exception("OpenTelemetry could not be told of a call; further ones are only counted")
 
 
-def _servers_span(call_id: str) -> Span | None:
-    """Return the current span if the SDK made it for this call, and not for one that calls this one."""
+def _servers_span() -> Span | None:
+    """Return the current span if it is the SDK's of a `tools/call`."""
     span = trace.get_current_span()
-    if not span.is_recording():
-        return None
     attributes = getattr(span, "attributes", None) or {}
-    if attributes.get("mcp.method.name") != "tools/call":
-        return None
-    return span if attributes.get(_CALL_ID) in (None, call_id) else None
+    return span if span.is_recording() and attributes.get("mcp.method.name") == "tools/call" else None
 
 
 def _begin(started: CallStarted, capture_content: bool) -> Attributes:

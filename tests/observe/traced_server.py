@@ -1,10 +1,12 @@
-"""An MCP server with traces and metrics, for tests: `python traced_server.py stdio|http`."""
+"""An MCP server with traces and metrics, for tests: over stdio."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
+from pathlib import Path
 
 from mcp_tools import CallContext, ToolError, ToolSystem
 from mcp_tools.observe.exposition import serve_metrics
@@ -13,6 +15,7 @@ from mcp_tools.observe.otlp import setup_tracing
 from mcp_tools.server import serve
 from mcp_tools.types import Usage
 
+logging.basicConfig(level=logging.WARNING)
 telemetry = setup_tracing(os.environ, service_name="mcp-tools", service_version="1.2.3")
 system: ToolSystem
 metrics = PrometheusMetrics(
@@ -55,17 +58,11 @@ async def calls_another(context: CallContext) -> str:
     return str((await system.execute("echo", {"text": "inner"}, context)).result)
 
 
-async def main() -> None:
-    """Serve, and write where the metrics are."""
-    with serve_metrics(metrics.registry) as page:
-        with open(os.environ["MCP_TOOLS_TEST_URLS"], "w") as urls:
-            urls.write(page.url)
-        await serve(system, "stdio")
-
-
 if __name__ == "__main__":
     try:
-        asyncio.run(main())
+        with serve_metrics(metrics.registry) as page:
+            Path(os.environ["MCP_TOOLS_TEST_URLS"]).write_text(page.url)
+            asyncio.run(serve(system, "stdio"))
     finally:
         if telemetry is not None:
             telemetry.close()
