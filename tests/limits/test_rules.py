@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import fnmatch
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -110,3 +112,11 @@ def test_a_tool_that_does_not_exist_counts_for_what_holds_for_all_tools() -> Non
     assert parse_limit("* per principal: 1 call / day").covers(None)
     assert not parse_limit("search*: 1 call / day").covers(None)
     assert not parse_limit("* per tool: 1 call / day").covers(None)
+
+
+def test_every_limit_in_the_document_can_be_read() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/limits.md").read_text()
+    found = re.findall(r'"([^"\n]*: [^"\n]*(?: / |at once)[^"\n]*)"', text)
+    assert len(found) >= 8
+    for each in found:
+        assert parse_limit(each)
