@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mcp_tools.output.store import OutputStore
     from mcp_tools.registry import ToolRegistry
 
-AUDIT_FILE = "audit.jsonl"
 LIMITS_FILE = "limits.sqlite3"
 
 
@@ -127,7 +126,11 @@ def audit_path(settings: Settings, environ: Mapping[str, str]) -> str:
     Raises:
         ConfigError: None is named, and there is no home to have one.
     """
-    return settings.audit_log or _in_state_folder(AUDIT_FILE, environ, "--audit-log FILE, or --no-audit")
+    if settings.audit_log is not None:
+        return settings.audit_log
+    from mcp_tools.observe.audit import DEFAULT_NAME
+
+    return _in_state_folder(DEFAULT_NAME, environ, "--audit-log FILE, or --no-audit")
 
 
 def limits_place(settings: Settings, environ: Mapping[str, str]) -> str:

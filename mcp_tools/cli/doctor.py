@@ -39,6 +39,7 @@ _TITLES: Final = {
     Topic.CLIENTS: "Clients",
     Topic.HTTP: "HTTP",
     Topic.AUDIT: "Audit",
+    Topic.LIMITS: "Limits",
     Topic.VERSIONS: "Versions",
     Topic.ATTACKS: "Attacks",
 }

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from mcp_tools import __version__
+from mcp_tools.cli import audit as audit_command
 from mcp_tools.cli import sandbox as sandbox_command
+from mcp_tools.cli import usage as usage_command
 from mcp_tools.cli.exits import FAILED, INTERRUPTED, USAGE
 from mcp_tools.errors import ConfigError, RegistrationError
 
@@ -74,6 +76,14 @@ def _run(arguments: argparse.Namespace) -> int:
             from mcp_tools.cli.doctor import doctor
 
             return doctor(arguments)
+        case "audit":
+            from mcp_tools.cli.audit import audit
+
+            return audit(arguments)
+        case "usage":
+            from mcp_tools.cli.usage import usage
+
+            return usage(arguments)
         case "sandbox":
             from mcp_tools.cli.sandbox import sandbox
 
@@ -133,6 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_call(commands)
     _add_list(commands)
+    audit_command.add_parser(commands)
+    usage_command.add_parser(commands)
     sandbox_command.add_parser(commands)
     _add_doctor(commands)
     return parser

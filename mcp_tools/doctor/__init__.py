@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mcp_tools.doctor import clients, configuration, engine, folders, isolation, listening, versions
+from mcp_tools.doctor import clients, configuration, engine, folders, isolation, listening, records, versions
 from mcp_tools.doctor.model import Check, Examined, Finding, State, Subject, Topic
 from mcp_tools.doctor.run import examine
 
@@ -22,7 +22,8 @@ CHECKS: Final = (
     Check(name="roots", topic=Topic.FOLDERS, look=folders.roots, is_required=True),
     Check(name="clients", topic=Topic.CLIENTS, look=clients.clients, seconds=60),
     Check(name="listener", topic=Topic.HTTP, look=listening.http, is_required=True),
-    Check(name="audit", topic=Topic.AUDIT, look=configuration.audit),
+    Check(name="audit", topic=Topic.AUDIT, look=records.audit, is_required=True),
+    Check(name="limits", topic=Topic.LIMITS, look=records.limits, is_required=True),
     Check(name="python", topic=Topic.VERSIONS, look=versions.python),
     Check(name="dependencies", topic=Topic.VERSIONS, look=versions.dependencies),
 )

@@ -101,23 +101,3 @@ def _about_rules(subject: Subject) -> list[Finding]:
             )
         ]
     return [Finding(name="rules", state=State.OK, found=counts)]
-
-
-def audit(subject: Subject) -> Sequence[Finding]:
-    """The audit log, where this version has one."""
-    from importlib.util import find_spec
-
-    from mcp_tools.config import SETTINGS
-
-    has_one = any(name.startswith("audit") for name in SETTINGS) or find_spec("mcp_tools.audit") is not None
-    if not has_one:
-        return [
-            Finding(
-                name="audit log",
-                state=State.UNKNOWN,
-                found="not in this version; each call leaves one line on stderr",
-            )
-        ]
-    return [
-        Finding(name="audit log", state=State.UNKNOWN, found="this check does not know how to look at it")
-    ]

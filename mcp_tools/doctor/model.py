@@ -32,6 +32,7 @@ class Topic(StrEnum):
     CLIENTS = "clients"
     HTTP = "http"
     AUDIT = "audit"
+    LIMITS = "limits"
     VERSIONS = "versions"
     ATTACKS = "attacks"
 

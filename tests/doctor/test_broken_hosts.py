@@ -322,3 +322,29 @@ def test_a_real_container_is_what_execute_python_would_run_in(
     assert without.code == 1
     assert "docker pull" in without.one("backend")["remedy"]
     assert without.one("docker", "image")["state"] == "problem"
+
+
+def test_a_log_that_tools_could_change_is_a_problem(no_python: Doctor, tmp_path: Path) -> None:
+    inside = ("--root", str(tmp_path), "--audit-log", str(tmp_path / "log.jsonl"))
+    said = no_python(*inside)
+    assert said.code == 1
+    assert "which tools may change" in said.one("audit", "audit log")["found"]
+    assert not (tmp_path / "log.jsonl").exists()
+    said = no_python("--no-audit")
+    assert said.code == 0
+    assert said.one("audit", "audit log")["state"] == "warning"
+
+
+def test_a_log_that_is_not_there_yet_is_not_made(no_python: Doctor, tmp_path: Path) -> None:
+    said = no_python("--audit-log", str(tmp_path / "new" / "log.jsonl"))
+    assert said.code == 0
+    assert "made at the first start" in said.one("audit", "audit log")["found"]
+    assert not (tmp_path / "new").exists()
+
+
+def test_limits_are_said_as_they_are_understood(no_python: Doctor) -> None:
+    said = no_python("--limit", "read_* per principal: 5 calls/minute", "--limit", "*: never")
+    assert said.code == 1
+    assert said.one("limits", "limit 1")["state"] == "ok"
+    assert "'*: never'" in said.one("limits", "limit 2")["found"]
+    assert no_python().one("limits", "limits")["state"] == "ok"

@@ -21,6 +21,7 @@ CHECKS = {
     "clients": {"clients"},
     "http": {"listener"},
     "audit": {"audit"},
+    "limits": {"limits"},
     "versions": {"python", "dependencies"},
 }
 
