@@ -40,6 +40,10 @@ MAX_ERROR_CHARS: Final = 9_500
 _MAX_LEFT_OUT_CHARS: Final = 220
 _MAX_MEDIA_TYPE_CHARS: Final = 100
 _MAX_PROBLEMS: Final = 50
+_OPEN_SCHEMA: Final = frozenset(
+    {"type", "properties", "required", "title", "description", "$defs", "$schema"}
+)
+"""An object's schema of nothing else takes any other entry, without asking."""
 _MCP_TRANSPORTS: Final = frozenset({"stdio", "sse", "http"})
 
 
@@ -253,7 +257,8 @@ class Fitting:
         ):
             return data.value
         noted = {**data.value, NOTICE_KEY: note}
-        return data.value if self._problems(noted) else noted
+        is_open = set(self._tool.output_schema or ()) <= _OPEN_SCHEMA
+        return noted if is_open or not self._problems(noted) else data.value
 
     def _without_large_media(self, pieces: list[Content]) -> tuple[list[Content], list[MediaContent]]:
         sent: list[Content] = []
