@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -35,11 +36,19 @@ def now(kind: str, time_unix_ns: int | None = None, monotonic_ns: int | None = N
     unix_ns = time.time_ns() if time_unix_ns is None else time_unix_ns
     mono_ns = time.monotonic_ns() if monotonic_ns is None else monotonic_ns
     seconds, rest_ns = divmod(unix_ns, 1_000_000_000)
+    return {
+        "kind": kind,
+        "time": f"{_second(seconds)}.{rest_ns // 1000:06d}Z",
+        "monotonic_us": mono_ns // 1000,
+    }
+
+
+@functools.lru_cache(maxsize=4)
+def _second(unix_s: int) -> str:
     try:
-        day = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     except (ValueError, OverflowError, OSError):
-        day = f"@{seconds}"  # a clock that is set to no year of ours
-    return {"kind": kind, "time": f"{day}.{rest_ns // 1000:06d}Z", "monotonic_us": mono_ns // 1000}
+        return f"@{unix_s}"  # a clock that is set to no year of ours
 
 
 class Records:
@@ -73,9 +82,12 @@ class Records:
         """Return the record of how a call ended.
 
         Args:
-            has_intent: There is a record of its beginning, which holds the arguments.
+            has_intent: There is a record of its beginning, which holds the arguments and who allowed it.
         """
-        arguments, secrets = self._redactor.arguments(result.parameters)
+        arguments: dict[str, Any] | None = None
+        secrets: list[str] = []
+        if not has_intent or result.error is not None:
+            arguments, secrets = self._redactor.arguments(result.parameters)
         record = {
             **now("call.outcome"),
             **self._about(result),
@@ -86,7 +98,6 @@ class Records:
             "error": None if result.error is None else self._text_without(result.error, secrets),
             "duration_us": max(0, int(result.duration_ms * 1000)),
             "result": self._result(result),
-            **self._ruling(result.ruling, secrets),
             "confirmation_id": self._id(result.confirmation_id or _asked(result)),
             "channel": self._id(result.channel),
             "sandbox": self._sandbox(result.structured),
@@ -96,7 +107,7 @@ class Records:
             "joined": result.joined,
         }
         if not has_intent:
-            record["arguments"] = arguments
+            record |= {"arguments": arguments, **self._ruling(result.ruling, secrets)}
         return record
 
     def event(self, kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def test_a_whole_log_is_said_to_be_whole(run: Run, log: str, place: Path) -> Non
 
 def test_a_damaged_log_is_said_to_be_damaged_and_where(run: Run, log: str) -> None:
     data = Path(log).read_bytes()
-    Path(log).write_bytes(data.replace(b"c7", b"c8", 1))
+    Path(log).write_bytes(data.replace(b'"call_id":"c7"', b'"call_id":"c8"', 1))
     code, out, _ = run("verify", log)
     assert code == 1
     assert re.match(r"DAMAGED: edited in audit.jsonl, line \d+ \(record \d+\)", out)

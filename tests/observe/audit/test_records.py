@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mcp_tools.observe.audit import AuditLog, verify
+from mcp_tools.observe.audit.redact import may_hold_secret
+from mcp_tools.output import masking
 from mcp_tools.types import (
     Approval,
     CallContext,
@@ -287,3 +291,9 @@ async def test_a_denial_says_which_rule(path: str, records: Records) -> None:
             ended("c1", status=ExecutionStatus.PERMISSION_DENIED, error_code=ErrorCode.DENIED, ruling=ruling)
         )
     assert (records()[1]["decision"], records()[1]["reason"]) == ("deny", "rule delete_file(**)")
+
+
+@given(st.one_of(*(st.from_regex(form) for form in (masking._TOKENS, masking._NAMED, masking._IN_URL))))
+def test_the_quick_look_passes_over_nothing_that_masking_finds(text: str) -> None:
+    """Drawn from masking's own forms, so that a new one there is asked for here."""
+    assert may_hold_secret(text)
