@@ -128,7 +128,8 @@ local function judge(account, ask, estimate_key)
     return {fits = false, wait_s = wait_s(account, ask, too_much), left = left, hold = 0}
   end
   local estimate = tonumber(redis.call('GET', estimate_key) or nil)
-  local likely = math.max(ask.take, estimate or ask.capacity - used)
+  local first = ask.take > 0 and ask.take or ask.capacity - used
+  local likely = math.max(ask.take, estimate or first)
   local known = math.max(ask.take, estimate or 0)
   if likely == 0 or is_alone or used + held + likely <= most then
     local hold = math.max(ask.take, math.min(likely, ask.capacity - used))

@@ -139,8 +139,9 @@ def _judge(account: Account, ask: Ask, books: Books, now: float) -> _Verdict:
         too_much = max(used + ask.take - most, used - ask.capacity * (1 - 2 * _ROUNDING))
         return _Verdict(False, _wait_s(account, ask, too_much, now), left)
     estimate = books.read_estimate(ask.estimate)
-    # Of a tool that never ran nobody knows what it uses: it could be all there is.
-    likely = max(ask.take, ask.capacity - used if estimate is None else estimate)
+    # Of a tool that never ran and has no price nobody knows what it uses: it could be all there is.
+    first = ask.take or ask.capacity - used
+    likely = max(ask.take, first if estimate is None else estimate)
     known = max(ask.take, estimate or 0.0)
     alone = not account.held and used + ask.take <= most
     if likely == 0 or alone or used + held + likely <= most:

@@ -99,6 +99,14 @@ async def test_a_call_waits_for_the_first_one_to_end(limiter: OpenLimiter) -> No
 
 
 @pytest.mark.usefixtures("impatient")
+async def test_calls_with_a_price_run_beside_each_other_from_the_first(limiter: OpenLimiter) -> None:
+    one = limiter(RULE)
+    for _ in range(3):
+        await admitted(one, PRICED)
+    await refused(one, PRICED)
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_a_tool_that_uses_nothing_is_not_held_up_by_others(limiter: OpenLimiter) -> None:
     one, free = limiter(RULE), tool("free")
     await run(one, free)
