@@ -76,12 +76,15 @@ class Timeline:
         than before counts as no time at all.
         """
         if reading.boot == self.boot:
-            now_s = max(self.last_s, reading.ticks_s + self.offset_s)
-            return replace(self, last_s=now_s, wall_s=reading.wall_s)
+            return replace(self, last_s=self.now_s(reading), wall_s=reading.wall_s)
         now_s = self.last_s + max(0.0, reading.wall_s - self.wall_s)
         return Timeline(
             boot=reading.boot, offset_s=now_s - reading.ticks_s, last_s=now_s, wall_s=reading.wall_s
         )
+
+    def now_s(self, reading: Reading) -> float:
+        """Return the time, as long as the machine has not started anew since."""
+        return max(self.last_s, reading.ticks_s + self.offset_s)
 
 
 class Witness:

@@ -137,15 +137,15 @@ class _Sqlite:
         machine's next start.
         """
         reading = self._clock()
-        timeline = self._timeline
-        if timeline is None or timeline.boot != reading.boot or not reading.is_steady:
+        known = self._timeline
+        if known is None or known.boot != reading.boot or not reading.is_steady:
             row = connection.execute("SELECT boot, offset_s, last_s, wall_s FROM timeline").fetchone()
-            timeline = Timeline.begin(reading) if row is None else _timeline(*row)
-            is_kept = True
-        self._timeline = timeline = timeline.at(reading)
-        if is_kept:
-            row = timeline.boot, timeline.offset_s, timeline.last_s, timeline.wall_s
-            connection.execute("INSERT OR REPLACE INTO timeline VALUES (1, ?, ?, ?, ?)", row)
+            known = Timeline.begin(reading) if row is None else _timeline(*row)
+        elif not is_kept:
+            return known.now_s(reading)
+        self._timeline = timeline = known.at(reading)
+        kept = timeline.boot, timeline.offset_s, timeline.last_s, timeline.wall_s
+        connection.execute("INSERT OR REPLACE INTO timeline VALUES (1, ?, ?, ?, ?)", kept)
         return timeline.last_s
 
     def _unavailable(self, error: Exception) -> LimitsUnavailable:

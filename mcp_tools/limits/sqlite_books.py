@@ -11,6 +11,7 @@ from mcp_tools.limits.store import KEEP_DAYS, MAX_TOTALS_A_DAY, OTHERS, Total
 from mcp_tools.types import Usage
 
 _VERSION: Final = 1
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS timeline (
     id INTEGER PRIMARY KEY CHECK (id = 1), boot TEXT, offset_s REAL, last_s REAL, wall_s REAL
@@ -116,6 +117,8 @@ class Books:
         ]
 
     def flush(self) -> None:
+        if not self._changed:
+            return
         sql = "INSERT OR REPLACE INTO accounts (account, until, is_of_session, state) VALUES (?, ?, ?, ?)"
         self._connection.executemany(
             sql, ((*rest, _encoded(state)) for *rest, state in self._changed.values())
@@ -123,7 +126,7 @@ class Books:
 
 
 def _encoded(state: Account) -> str:
-    return json.dumps([state.full_at, state.slots, state.held], separators=(",", ":"))
+    return _encode([state.full_at, state.slots, state.held])
 
 
 def _decoded(text: str) -> Account:
