@@ -5,10 +5,22 @@ from __future__ import annotations
 import threading
 from typing import Final
 
+from mcp_tools.types import ErrorCode, ExecutionResult
+
 OTHER: Final = "(other)"
 UNKNOWN: Final = "(unknown)"
 NONE: Final = "(none)"
 MAX_VALUE_CHARS: Final = 64
+
+# How calls end only where there is a tool.
+_PAST_THE_SEARCH: Final = frozenset(
+    {ErrorCode.INVALID_ARGUMENTS, ErrorCode.TIMED_OUT, ErrorCode.TOOL_ERROR, ErrorCode.TOOL_EXCEPTION}
+)
+
+
+def names_a_tool(result: ExecutionResult) -> bool:
+    """Whether a result shows that there is a tool of its name; one that was refused early may not."""
+    return result.is_success or result.ruling is not None or result.error_code in _PAST_THE_SEARCH
 
 
 class Labels:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from mcp_tools.observe.labels import UNKNOWN, Labels
+from mcp_tools.observe.labels import UNKNOWN, Labels, names_a_tool
 from mcp_tools.types import CallStarted, ErrorCode, ExecutionResult, ExecutionStatus
 
 logger = logging.getLogger(__name__)
@@ -33,10 +33,6 @@ _UNANSWERED: Final = {
     ErrorCode.DENIED: "nobody_to_ask",
     ErrorCode.CANCELLED: "withdrawn",
 }
-# Results that say themselves that there is such a tool.
-_PAST_THE_SEARCH: Final = frozenset(
-    {ErrorCode.INVALID_ARGUMENTS, ErrorCode.TIMED_OUT, ErrorCode.TOOL_ERROR, ErrorCode.TOOL_EXCEPTION}
-)
 
 
 class PrometheusMetrics:
@@ -149,7 +145,7 @@ class PrometheusMetrics:
             return False
         if self._tool_exists is not None:
             return self._tool_exists(result.tool_name)
-        return result.ruling is not None or result.error_code in _PAST_THE_SEARCH or result.is_success
+        return names_a_tool(result)
 
     def _count_refusal(self, tool: str, result: ExecutionResult) -> None:
         if result.status is ExecutionStatus.RATE_LIMITED:

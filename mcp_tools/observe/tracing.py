@@ -19,7 +19,7 @@ from opentelemetry import context as contexts
 from opentelemetry import metrics, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from mcp_tools.observe.labels import UNKNOWN, Labels
+from mcp_tools.observe.labels import UNKNOWN, Labels, names_a_tool
 from mcp_tools.types import CallStarted, ErrorCode, ExecutionResult
 
 logger = logging.getLogger(__name__)
@@ -113,14 +113,13 @@ class TracingObserver:
         if begun is not None and begun.span is not None:
             self._end(begun.span, result)
         elif is_outermost and (servers := _servers_span()) is not None:
-            servers.set_attributes(self._end_attributes(result))
+            servers.set_attributes(_wire(result) | self._end_attributes(result))
         else:
             # It was refused before it began, so that there is no span of it yet.
             took_ns = int(result.duration_ms * 1e6)
-            known = result.error_code is not ErrorCode.UNKNOWN_TOOL
-            name = result.tool_name if known else UNKNOWN
+            name = result.tool_name if names_a_tool(result) else UNKNOWN
             self._end(self._own_span(name, time.time_ns() - took_ns), result)
-        self._measure(result, has_run=begun is not None)
+        self._measure(result, has_run=begun is not None, is_outermost=is_outermost)
 
     def _close(self, result: ExecutionResult) -> _Begun | None:
         begun = _begun.get()
@@ -158,9 +157,9 @@ class TracingObserver:
             )
         return attributes
 
-    def _measure(self, result: ExecutionResult, *, has_run: bool) -> None:
-        known = has_run or result.ruling is not None
-        tool = self._tools.value(result.tool_name) if known else UNKNOWN
+    def _measure(self, result: ExecutionResult, *, has_run: bool, is_outermost: bool) -> None:
+        is_real = has_run or names_a_tool(result)
+        tool = self._tools.value(result.tool_name) if is_real else UNKNOWN
         attributes: Attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool}
         if not result.is_success:
             attributes["error.type"] = _error_type(result)
@@ -169,7 +168,7 @@ class TracingObserver:
             self._execution.record(seconds, attributes)
         network = _NETWORK.get(result.transport)
         # A question is no end: the call goes on, or comes again, when a person has answered.
-        if network is not None and result.confirmation is None:
+        if network is not None and is_outermost and result.confirmation is None:
             more = {"mcp.method.name": "tools/call", "network.transport": network}
             self._operation.record(seconds, attributes | more)
 
@@ -197,14 +196,17 @@ def _begin(started: CallStarted, capture_content: bool) -> Attributes:
     return attributes
 
 
-def _outcome(result: ExecutionResult) -> Attributes:
-    attributes: Attributes = {_CALL_ID: result.call_id, "mcp_tools.status": result.status.value}
-    network = _NETWORK.get(result.transport)
-    if network is not None:
-        attributes["mcp.method.name"] = "tools/call"
+def _wire(result: ExecutionResult) -> Attributes:
+    attributes: Attributes = {}
+    if (network := _NETWORK.get(result.transport)) is not None:
         attributes["network.transport"] = network
     if result.session_id is not None:
         attributes["mcp.session.id"] = result.session_id
+    return attributes
+
+
+def _outcome(result: ExecutionResult) -> Attributes:
+    attributes: Attributes = {_CALL_ID: result.call_id, "mcp_tools.status": result.status.value}
     if result.error_code is not None:
         attributes["error.type"] = _error_type(result)
         attributes["mcp_tools.error_code"] = result.error_code.value

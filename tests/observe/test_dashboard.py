@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from mcp.shared.exceptions import MCPError
 from prometheus_client.parser import text_string_to_metric_families
@@ -62,32 +63,40 @@ def unknown_in(expression: str, shown: dict[str, set[str]]) -> list[str]:
     return wrong
 
 
-@pytest.fixture
-async def scraped(tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What a real server over stdio shows, after a call of each kind."""
-    async with client_of(tmp_path) as client:
-        for name, arguments in [
-            ("echo", {"text": "a"}),
-            ("spends", {}),
-            ("breaks", {}),
-            ("asks", {"path": "a"}),
-        ]:
-            await client.call_tool(name, arguments)
-        with pytest.raises(MCPError):
-            await client.call_tool("made up", {})
-        with urllib.request.urlopen((tmp_path / "urls").read_text(), timeout=5) as page:  # noqa: ASYNC210
-            text: str = page.read().decode()
-    return text
+
+    async def talk() -> str:
+        folder = tmp_path_factory.mktemp("scraped")
+        async with client_of(folder) as client:
+            for name in ("spends", "breaks"):
+                await client.call_tool(name, {})
+            await client.call_tool("echo", {"text": "a"})
+            await client.call_tool("asks", {"path": "a"})
+            with pytest.raises(MCPError):
+                await client.call_tool("made up", {})
+            with urllib.request.urlopen((folder / "urls").read_text(), timeout=5) as page:  # noqa: ASYNC210
+                text: str = page.read().decode()
+        return text
+
+    return anyio.run(talk)
 
 
-async def test_every_expression_names_what_a_server_shows(scraped: str) -> None:
+def test_a_real_server_shows_its_calls(scraped: str) -> None:
+    assert 'mcp_tools_calls_total{status="success",tool="spends"} 1.0' in scraped
+    assert 'mcp_tools_calls_total{status="error",tool="(unknown)"} 1.0' in scraped
+    assert "made up" not in scraped
+
+
+def test_every_expression_names_what_a_server_shows(scraped: str) -> None:
     # This one has nothing to count on a server without limits.
     shown = shown_by(scraped) | shown_by(_limited())
     for expression in expressions(dashboard()):
         assert unknown_in(expression, shown) == [], expression
 
 
-async def test_every_metric_has_a_place(scraped: str) -> None:
+def test_every_metric_has_a_place(scraped: str) -> None:
     used = {name for expression in expressions(dashboard()) for name, _ in _SELECTOR.findall(expression)}
     missing = {name for name in shown_by(scraped) if name not in used and name not in LEFT_OUT}
     assert missing == set()
