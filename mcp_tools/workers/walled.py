@@ -8,6 +8,7 @@ import logging
 import threading
 import types
 import typing
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -89,8 +90,7 @@ class SandboxCallee:
             "first_line": target.first_line,
         }
         self._files = {f"{_FOLDER}/{path}": source.encode() for path, source in bundle.files.items()}
-        self._room = _room_for(config, (*_PRELOAD, *bundle.preload))
-        self._is_closed = False
+        self._room = _room_for(config, self, (*_PRELOAD, *bundle.preload))
 
     async def call(self, arguments: Mapping[str, Any], context: CallContext) -> Returned | Raised:
         """Call the function in a fresh sandbox and wait for it.
@@ -114,7 +114,7 @@ class SandboxCallee:
             return Raised(TypeError(f"a function in a sandbox takes JSON data only: {error}"))
         files = {**self._files, f"{_FOLDER}/{_REQUEST}": wanted.encode()}
         try:
-            sandbox = await anyio.to_thread.run_sync(self._room.sandbox, abandon_on_cancel=True)
+            sandbox = await anyio.to_thread.run_sync(self._room.sandbox_for, self, abandon_on_cancel=True)
             result = await sandbox.execute(_CODE, files=files, tenant=context.principal)
         except SandboxConfigError as error:
             return Raised(ToolError(f"nothing was run: {error}"))
@@ -133,13 +133,12 @@ class SandboxCallee:
 
     def warm(self) -> None:
         """Start the sandbox, in the background; returns at once. What goes wrong the next call says."""
-        threading.Thread(target=self._room.warm, name="mcp-tools-sandbox-start", daemon=True).start()
+        name = "mcp-tools-sandbox-start"
+        threading.Thread(target=self._room.warm, args=(self,), name=name, daemon=True).start()
 
     def close(self) -> None:
         """End the sandbox with the last tool that shares it, within 2 s. Can be called again."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._room.leave()
+        self._room.leave(self)
 
     def _log(self, result: SandboxResult) -> None:
         for stream, text in (("stdout", result.stdout), ("stderr", result.stderr)):
@@ -206,11 +205,12 @@ class _Room:
     def __init__(self, config: SandboxConfig) -> None:
         self.config = config
         self.preload: set[str] = set()
-        self.tools = 0
+        # Weakly: one whose registration failed in the end is never closed.
+        self.tools: weakref.WeakSet[SandboxCallee] = weakref.WeakSet()
         self._starting = threading.Lock()
         self._sandbox: Sandbox | None = None
 
-    def sandbox(self) -> Sandbox:
+    def sandbox_for(self, tool: SandboxCallee) -> Sandbox:
         """Return the sandbox. Blocks while it starts.
 
         Raises:
@@ -219,7 +219,7 @@ class _Room:
         from sandbox import SandboxClosed, choose
 
         with self._starting:
-            if self.tools == 0:
+            if tool not in self.tools:
                 raise SandboxClosed("the server is ending")
             if self._sandbox is None:
                 config = replace(
@@ -233,18 +233,19 @@ class _Room:
                 self._sandbox = choice.sandbox
             return self._sandbox
 
-    def warm(self) -> None:
+    def warm(self, tool: SandboxCallee) -> None:
         try:
-            self.sandbox()
+            self.sandbox_for(tool)
         except Exception as error:
             logger.warning("the sandbox for tools did not start: %s", error)
 
-    def leave(self) -> None:
+    def leave(self, tool: SandboxCallee) -> None:
         with _rooms_lock:
-            self.tools -= 1
+            self.tools.discard(tool)
             if self.tools:
                 return
-            _rooms.remove(self)
+            if self in _rooms:
+                _rooms.remove(self)
         with self._starting:
             sandbox, self._sandbox = self._sandbox, None
         if sandbox is not None:
@@ -255,12 +256,12 @@ _rooms_lock = threading.Lock()
 _rooms: list[_Room] = []
 
 
-def _room_for(config: SandboxConfig, preload: tuple[str, ...]) -> _Room:
+def _room_for(config: SandboxConfig, tool: SandboxCallee, preload: tuple[str, ...]) -> _Room:
     with _rooms_lock:
         room = next((each for each in _rooms if each.config == config), None)
         if room is None:
             room = _Room(config)
             _rooms.append(room)
-        room.tools += 1
+        room.tools.add(tool)
         room.preload.update(preload)
         return room

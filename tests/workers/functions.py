@@ -218,14 +218,16 @@ def by_a_grandchild(marker: str, seconds: float) -> None:
 def by_a_runaway(marker: str, seconds: float) -> None:
     """A chain of processes, each in a session of its own, that live for a moment only."""
     end_s = time.monotonic() + seconds
-    if os.fork() == 0:
+    first = os.fork()
+    if first == 0:
         begin(marker)
         while time.monotonic() < end_s:
-            os.setsid() if os.getsid(0) != os.getpid() else None
             if os.fork():
                 os._exit(0)
+            os.setsid()
         act(marker)
         os._exit(0)
+    os.waitpid(first, 0)
     time.sleep(seconds + 0.5)
 
 
@@ -241,17 +243,14 @@ def by_another_program(marker: str, seconds: float) -> None:
     os.execv("/bin/sh", ["sh", "-c", f"sleep {seconds}; : > '{marker}'"])
 
 
-ATTACKS = (
+QUIET = (
     sleeping,
-    spinning,
-    in_c_with_the_lock,
-    in_c_without_the_lock,
     waiting_for_a_lock,
     deaf,
     in_a_thread,
     deaf_to_cancellation,
     by_a_grandchild,
-    by_a_runaway,
     by_a_shell,
     by_another_program,
 )
+LOUD = (spinning, in_c_with_the_lock, in_c_without_the_lock, by_a_runaway)

@@ -168,6 +168,7 @@ async def test_tools_share_a_sandbox_and_the_last_one_ends_it() -> None:
     callees[1].close()
     assert isinstance(await callees[0].call({"name": "ann"}, HERE), Returned)
     callees[0].close()
-    outcome = await callees[0].call({"name": "ann"}, HERE)
-    assert isinstance(outcome, Raised) and isinstance(outcome.error, WorkersClosed)
+    for callee, arguments in zip(callees, ({"name": "ann"}, {"value": 1}), strict=True):
+        outcome = await callee.call(arguments, HERE)
+        assert isinstance(outcome, Raised) and isinstance(outcome.error, WorkersClosed)
     assert settled(lambda: left_over() == before), (before, left_over())
