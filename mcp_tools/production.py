@@ -102,6 +102,7 @@ def assemble(settings: Settings, registry: ToolRegistry, environ: Mapping[str, s
     from mcp_tools.output.store import OutputStore
 
     outputs = OutputStore()
+    outputs.sweep()  # what servers that were killed left behind
     metrics = _metrics(settings, registry)
     auditor = _audit_log(settings, environ)
     try:

@@ -58,6 +58,7 @@ def serve(arguments: argparse.Namespace) -> int:
             parent=parent,
             on_end=app.close,
             confirm_timeout_s=settings.confirm_timeout_s,
+            outputs=app.production.outputs,
             **options,
         )
 

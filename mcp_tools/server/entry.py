@@ -26,6 +26,7 @@ from mcp_tools.server.lifecycle import (
 from mcp_tools.types import DEFAULT_CONFIRM_TIMEOUT_S, REACHES_LOOPBACK
 
 if TYPE_CHECKING:
+    from mcp_tools.output.store import OutputStore
     from mcp_tools.system import ToolSystem
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ async def serve(
     instructions: str | None = None,
     confirm_timeout_s: float = DEFAULT_CONFIRM_TIMEOUT_S,
     telemetry: bool | None = None,
+    outputs: OutputStore | None = None,
     **options: Any,
 ) -> None:
     """Serve tools over MCP until the client goes away or we are told to stop. Needs asyncio.
@@ -55,6 +57,7 @@ async def serve(
         name, version, instructions: What clients are told about the server.
         confirm_timeout_s: Seconds a person has to answer a question.
         telemetry: Emit the SDK's OpenTelemetry spans. None: if a tracer provider has been set up.
+        outputs: Whole results that were too large to send, for clients to read as resources. None: none.
         options: Of the HTTP transports; see `mcp_tools.server.http.serve_http`.
     Raises:
         ValueError: The transport is unknown.
@@ -73,6 +76,7 @@ async def serve(
             instructions=instructions,
             confirm_timeout_s=confirm_timeout_s,
             telemetry=telemetry,
+            outputs=outputs,
             **options,
         )
     if stop.signal is not None:
@@ -186,6 +190,7 @@ async def _serve(
     instructions: str | None = None,
     confirm_timeout_s: float = DEFAULT_CONFIRM_TIMEOUT_S,
     telemetry: bool | None = None,
+    outputs: OutputStore | None = None,
     **options: Any,
 ) -> None:
     transport_function = _load(transport)
@@ -203,6 +208,7 @@ async def _serve(
         instructions=instructions,
         confirm_timeout_s=confirm_timeout_s,
         telemetry=telemetry,
+        outputs=outputs,
     )
     if transport == "sse":
         options["with_streamable"] = False

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import mcp_types as types
@@ -56,6 +56,9 @@ from mcp_tools.types import (
     ExecutionStatus,
     Tool,
 )
+
+if TYPE_CHECKING:
+    from mcp_tools.output.store import OutputStore
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +107,7 @@ def build_server(
     instructions: str | None = None,
     confirm_timeout_s: float = DEFAULT_CONFIRM_TIMEOUT_S,
     telemetry: bool | None = None,
+    outputs: OutputStore | None = None,
 ) -> ToolServer:
     """Make the one MCP server that any number of connections and transports share.
 
@@ -115,6 +119,7 @@ def build_server(
         confirm_timeout_s: Seconds a person has to answer a question.
         telemetry: Emit the SDK's OpenTelemetry spans, which cost a tenth of a call. None: if this
             program has set up a tracer provider by now, so that somebody receives them.
+        outputs: Kept outputs, which clients can read as resources. None: no resources are offered.
     Returns:
         A server to hand to `serve_stdio` or to an HTTP transport. It must be served on asyncio.
     """
@@ -130,6 +135,12 @@ def build_server(
         async with audience(events) as listeners:
             yield listeners
 
+    resources: dict[str, Any] = {}
+    if outputs is not None:
+        from mcp_tools.server.resources import KeptOutputs
+
+        kept = KeptOutputs(outputs)
+        resources = {"on_list_resources": kept.list, "on_read_resource": kept.read}
     server = ToolServer(
         name,
         version=version if version is not None else __version__,
@@ -139,6 +150,7 @@ def build_server(
         on_list_tools=_Listing(executor),
         on_call_tool=calls,
         on_subscriptions_listen=ListenHandler(events),
+        **resources,
     )
     if telemetry is None:
         telemetry = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)

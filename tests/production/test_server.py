@@ -21,6 +21,7 @@ import mcp_types as types
 import pytest
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
+from mcp.shared.exceptions import MCPError
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("--tools", "tests.production.tools:registry", "--no-python")
@@ -148,6 +149,13 @@ async def test_a_large_result_fits_and_every_line_of_it_can_be_read(tmp_path: Pa
             assert page.structured_content is not None
             pieces.append(page.structured_content["text"])
             offset = page.structured_content["next_offset"]
+        (link,) = [block for block in result.content if isinstance(block, types.ResourceLink)]
+        (whole,) = (await connected.read_resource(link.uri)).contents
+        assert isinstance(whole, types.TextResourceContents)
+        assert whole.text == "".join(pieces)
+        with pytest.raises(MCPError, match="no resource"):
+            await connected.read_resource(str(link.uri)[:-1] + "x")
+        assert (await connected.list_resources()).resources == []
         assert "".join(pieces) == "\n".join(f"line {number}" for number in range(5000))
 
 
