@@ -39,6 +39,7 @@ MAX_ERROR_CHARS: Final = 9_500
 
 _MAX_LEFT_OUT_CHARS: Final = 220
 _MAX_MEDIA_TYPE_CHARS: Final = 100
+_CHECKED_CHARS: Final = 65_536
 _MAX_PROBLEMS: Final = 50
 _OPEN_SCHEMA: Final = frozenset(
     {"type", "properties", "required", "title", "description", "$defs", "$schema"}
@@ -199,7 +200,7 @@ class Fitting:
     def _clean(self, piece: Content) -> Content:
         match piece:
             case TextContent():
-                text = encodable(piece.text)
+                text = _sendable(piece.text)
                 if self._masks:
                     text, count = mask_text(text)
                     self._masked += count
@@ -299,6 +300,17 @@ class Fitting:
         """Keep the whole, and find the words for how it can be read."""
         text = None if data is None else data.text
         self._kept, self._how = keep_whole(self._store, self._principal, pieces, held_back, text)
+
+
+def _sendable(text: str) -> str:
+    """`encodable`, without a second copy of a text that is fine."""
+    if text.isascii():
+        return text
+    for start in range(0, len(text), _CHECKED_CHARS):
+        part = text[start : start + _CHECKED_CHARS]
+        if encodable(part) is not part:
+            return encodable(text)
+    return text
 
 
 def _tokens(pieces: Sequence[Content], data: _Data | None) -> int:

@@ -14,6 +14,7 @@ _HEAD_SHARE: Final = 0.7
 _LINE_SHARE: Final = 0.25
 """Of a head or a tail, at most this much is given up so that it ends with a whole line."""
 _JOINER: Final = "\u200d"
+_MAX_FLAG_LETTERS: Final = 10_000  # pairs are told apart only from where their run begins
 _TRIES: Final = 40
 
 
@@ -90,7 +91,7 @@ def line_after(text: str, position: int, *, give_up: int) -> int:
     found = text.find("\n", position, position + give_up)
     if found >= 0:
         return found + 1
-    for later in range(position, min(len(text), position + MAX_SEQUENCE_CHARS)):
+    for later in range(position, min(len(text), position + MAX_SEQUENCE_CHARS) + 1):
         if _is_boundary(text, later):
             return later
     return position
@@ -136,7 +137,7 @@ def _is_flag_letter(char: str) -> bool:
 
 def _flag_letters_before(text: str, position: int) -> int:
     count = 0
-    while count < MAX_SEQUENCE_CHARS and position > count and _is_flag_letter(text[position - 1 - count]):
+    while count < _MAX_FLAG_LETTERS and position > count and _is_flag_letter(text[position - 1 - count]):
         count += 1
     return count
 
