@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from typing import Final
 
@@ -27,6 +28,10 @@ CREATE TABLE IF NOT EXISTS totals (
     day TEXT, principal TEXT, tool TEXT, calls INTEGER, cost_usd REAL, sandbox_cpu_s REAL,
     input_tokens INTEGER, output_tokens INTEGER, PRIMARY KEY (day, principal, tool)
 ) WITHOUT ROWID;
+"""
+_WRITE: Final = """
+INSERT INTO accounts (account, until, is_of_session, state) VALUES (?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET until = excluded.until, state = excluded.state
 """
 _ADD_TO_TOTAL: Final = """
 UPDATE totals SET calls = calls + ?, cost_usd = cost_usd + ?, sandbox_cpu_s = sandbox_cpu_s + ?,
@@ -67,7 +72,8 @@ class Books:
         return _decoded(row[0])
 
     def write(self, account: str, state: Account, *, until: float, is_of_session: bool) -> None:
-        self._changed[account] = account, until, is_of_session, state
+        # Rounded up, so that the index has to change once a minute and not with each call.
+        self._changed[account] = account, math.ceil(until / 60) * 60.0, is_of_session, state
 
     def read_estimate(self, estimate: str) -> float | None:
         if estimate not in self._estimates:
