@@ -46,7 +46,7 @@ def open_folder(path: str, *, roots: Sequence[str | os.PathLike[str]], what: str
         if os.path.commonpath([real_root, path]) == real_root:
             raise Unsafe(f"{what} {path} is inside {real_root}, which tools may change; keep it elsewhere")
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        _make_folders(folder)
         descriptor = os.open(folder, _FOLDER_FLAGS)
     except OSError as error:
         raise Unsafe(f"{what} cannot be kept in {folder}: {error.strerror}") from error
@@ -57,6 +57,26 @@ def open_folder(path: str, *, roots: Sequence[str | os.PathLike[str]], what: str
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _make_folders(folder: str) -> None:
+    """Make a folder and those above it, durably: a power cut must not take one away with the log in it."""
+    if os.path.isdir(folder):
+        return
+    above = os.path.dirname(folder)
+    _make_folders(above)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    _sync_folder(above)
+
+
+def _sync_folder(folder: str) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(folder, _FOLDER_FLAGS)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_file(folder: int, name: str, *, what: str, shown: str) -> os.stat_result | None:
@@ -134,6 +154,8 @@ def _make_salt(folder: int, name: str) -> None:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
             raise
         os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)  # no hard links here
+    else:
+        os.fsync(folder)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(draft, dir_fd=folder)

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BATCH: Final = 512
 MAX_WAITING: Final = 20_000
+ANCHOR_AGAIN_S: Final = 1.0
 
 Post = Callable[..., object]
 
@@ -144,11 +145,11 @@ class Writer:
             self._anchor.close()
 
     def _commit(self, batch: list[_Entry]) -> None:
-        error = None
+        error: str | None = None
         try:
             self._chain.append([entry.record for entry in batch])
-            if self._anchor_every_s <= 0:
-                self._write_anchor()
+            if self._anchor_every_s <= 0 and (problem := self._write_anchor()) is not None:
+                error = f"the audit log's anchor cannot be written ({problem.strerror})"
         except OSError as problem:
             error = f"the audit log cannot be written ({problem.strerror or problem})"
         except ConfigError as problem:
@@ -177,13 +178,15 @@ class Writer:
         self._works = error is None
 
     def _anchor_due_in(self) -> float | None:
+        """Seconds until the anchor is to be written; None where nothing is due without a record."""
+        if self._anchor is None or self._anchor_every_s <= 0 or self._chain.tip.seq <= self._anchored_seq:
+            return None
+        every_s = self._anchor_every_s if self._anchor_works else max(self._anchor_every_s, ANCHOR_AGAIN_S)
+        return max(0.0, self._anchored_at + every_s - time.monotonic())
+
+    def _write_anchor(self) -> OSError | None:
         if self._anchor is None or self._chain.tip.seq <= self._anchored_seq:
             return None
-        return max(0.0, self._anchored_at + self._anchor_every_s - time.monotonic())
-
-    def _write_anchor(self) -> None:
-        if self._anchor is None or self._chain.tip.seq <= self._anchored_seq:
-            return
         tip = self._chain.tip
         self._anchored_at = time.monotonic()
         try:
@@ -192,11 +195,12 @@ class Writer:
             if self._anchor_works:
                 logger.error("the audit log's anchor cannot be written: %s", error.strerror)  # noqa: TRY400
             self._anchor_works = False
-            if self._anchor_every_s <= 0:
-                raise
-        else:
-            self._anchor_works = True
-            self._anchored_seq = tip.seq
+            return error
+        if not self._anchor_works:
+            logger.warning("the audit log's anchor can be written again")
+        self._anchor_works = True
+        self._anchored_seq = tip.seq
+        return None
 
 
 def _wake(entries: list[_Entry]) -> None:

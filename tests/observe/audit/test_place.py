@@ -1,5 +1,7 @@
 """G-16: where a log must not be."""
 
+
+
 from __future__ import annotations
 
 import os
@@ -8,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from mcp_tools.errors import ConfigError
-from mcp_tools.observe.audit import AuditLog
+from mcp_tools.observe.audit import AuditLog, verify
 from mcp_tools.types import AuditUnavailable
+from tests.observe.audit.calls import started
 
 
 def refused(path: Path, **options: object) -> str:
@@ -114,3 +117,21 @@ def test_a_readable_file_of_ours_is_closed_to_others(place: Path) -> None:
     path.touch(mode=0o644)
     AuditLog(path).close()
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_link_put_in_its_place_under_the_server_is_not_written_through(place: Path) -> None:
+    path = place / "audit.jsonl"
+    with AuditLog(path) as log:
+        path.rename(place / "audit.jsonl.1")
+        path.symlink_to(place / "target")
+        with pytest.raises(AuditUnavailable, match="tampered"):
+            await log.begin(started("c1"))
+        path.unlink()
+        await log.begin(started("c2"))
+    assert not (place / "target").exists()
+    assert verify(path).is_whole
+
+
+def test_a_folder_that_cannot_be_made_is_refused(place: Path) -> None:
+    (place / "file").touch()
+    assert "cannot be kept" in refused(place / "file" / "deep" / "audit.jsonl")
