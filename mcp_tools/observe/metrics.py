@@ -11,6 +11,7 @@ import platform
 import threading
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
@@ -63,6 +64,8 @@ class PrometheusMetrics:
         self._running: Tally[tuple[str, str]] = Tally()
         self._lock = threading.Lock()
         self._is_quiet = False
+        # Of those that every call needs; looking one up by its labels takes longer than counting.
+        self._child = lru_cache(maxsize=4 * max_tools)(_child)
         registry = CollectorRegistry()
         self.registry = MetricsRegistry(registry)
         """What a scrape collects."""
@@ -101,7 +104,7 @@ class PrometheusMetrics:
             tool = self._tools.value(started.tool.name)
             with self._lock:
                 self._running[started.call_id, started.tool.name] += 1
-            self._inflight.labels(tool).inc()
+            self._child(self._inflight, tool).inc()
             if started.channel is not None:
                 self._approvals.labels(tool, "approved", self._channels.value(started.channel)).inc()
 
@@ -110,10 +113,10 @@ class PrometheusMetrics:
         with _Swallowing(self):
             has_run = self._has_run(result)
             tool = self._tools.value(result.tool_name) if has_run or self._is_real(result) else UNKNOWN
-            self._calls.labels(tool, result.status.value).inc()
+            self._child(self._calls, tool, result.status.value).inc()
             if has_run:
-                self._inflight.labels(tool).dec()
-                self._duration.labels(tool).observe(result.duration_ms / 1000)
+                self._child(self._inflight, tool).dec()
+                self._child(self._duration, tool).observe(result.duration_ms / 1000)
             else:
                 self._count_refusal(tool, result)
             used = result.usage
@@ -149,7 +152,7 @@ class PrometheusMetrics:
 
     def _count_refusal(self, tool: str, result: ExecutionResult) -> None:
         if result.status is ExecutionStatus.RATE_LIMITED:
-            self._limited.labels(tool).inc()
+            self._child(self._limited, tool).inc()
         code = result.error_code
         if code in _UNANSWERED and result.confirmation_id is not None and not result.joined:
             channel = self._channels.value(result.channel)
@@ -224,6 +227,10 @@ def _add(counter: Counter, amount: float, *labels: str) -> None:
     # What a tool reports of itself can be any number; a NaN would stay in the sum for good.
     if amount > 0 and math.isfinite(amount):
         counter.labels(*labels).inc(amount)
+
+
+def _child(metric: Any, *labels: str) -> Any:
+    return metric.labels(*labels)
 
 
 def _our_version() -> str:
