@@ -19,7 +19,7 @@ from anyio.lowlevel import RunVar
 
 from mcp_tools.workers import target
 from mcp_tools.workers.keeper import Keeper
-from mcp_tools.workers.results import WorkerFailed
+from mcp_tools.workers.results import WorkerFailed, WorkersClosed
 from mcp_tools.workers.worker import END_S, Worker
 
 logger = logging.getLogger(__name__)
@@ -41,10 +41,6 @@ class WorkerLimits:
     busy_per_tool: int = 8
     waiting: int = 16
     surplus_idle_s: float = 30.0
-
-
-class WorkersClosed(Exception):
-    """The tool's workers were closed: the server is ending. Nothing was run, or what ran was ended."""
 
 
 class Workers:

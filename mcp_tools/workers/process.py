@@ -11,8 +11,8 @@ from mcp_tools.calling import Raised, Returned
 from mcp_tools.errors import ToolError
 from mcp_tools.types import CallContext, Decision
 from mcp_tools.workers.frames import MessageTooLarge, framed
-from mcp_tools.workers.pool import Pool, Workers, WorkersClosed
-from mcp_tools.workers.results import WorkerFailed, outcome_of
+from mcp_tools.workers.pool import Pool, Workers
+from mcp_tools.workers.results import WorkerFailed, WorkersClosed, outcome_of
 from mcp_tools.workers.target import target_of
 from mcp_tools.workers.view import carried, relay
 

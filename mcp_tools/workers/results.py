@@ -22,6 +22,10 @@ class WorkerFailed(Exception):
     """
 
 
+class WorkersClosed(Exception):
+    """The tool's workers were closed: the server is ending. Nothing was run, or what ran was ended."""
+
+
 class FunctionRaised(Exception):
     """What a function raised in a worker. Each is of a subclass with the original type's name; the
     original traceback is a note.

@@ -20,8 +20,7 @@ from mcp_tools.errors import RegistrationError, ToolError
 from mcp_tools.output.plain import to_plain
 from mcp_tools.types import CallContext, Usage
 from mcp_tools.workers.bundle import SCRIPT, bundle_of
-from mcp_tools.workers.pool import WorkersClosed
-from mcp_tools.workers.results import WorkerFailed, outcome_of
+from mcp_tools.workers.results import WorkerFailed, WorkersClosed, outcome_of
 from mcp_tools.workers.target import target_of
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import pytest
 from mcp_tools.calling import Raised, Returned
 from mcp_tools.errors import ToolError
 from mcp_tools.types import CallContext, Decision, MediaContent, TextContent, ToolOutput, Usage
-from mcp_tools.workers.pool import WorkerLimits, WorkersClosed
-from mcp_tools.workers.results import WorkerFailed
+from mcp_tools.workers.pool import WorkerLimits
+from mcp_tools.workers.results import WorkerFailed, WorkersClosed
 from tests.workers import functions
 from tests.workers.conftest import Make, descendants, reached, settled
 
@@ -299,3 +299,11 @@ def test_a_script_without_a_guard_starts_no_endless_row_of_workers(tmp_path: Pat
         [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.stderr == "Returned(value=1)\n"
+
+
+def test_one_pool_serves_several_event_loops(in_process: Make) -> None:
+    callee = in_process(functions.count)
+    for backend in ("asyncio", "trio", "asyncio"):
+        outcome = anyio.run(callee.call, {}, HERE, backend=backend)
+        assert isinstance(outcome, Returned)
+    assert outcome.value[0] == 3

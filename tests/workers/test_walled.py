@@ -17,8 +17,7 @@ from mcp_tools.calling import Raised, Returned
 from mcp_tools.errors import ToolError
 from mcp_tools.types import CallContext, TextContent, ToolOutput
 from mcp_tools.workers import IsolatedCallee, isolated
-from mcp_tools.workers.pool import WorkersClosed
-from mcp_tools.workers.results import WorkerFailed
+from mcp_tools.workers.results import WorkerFailed, WorkersClosed
 from sandbox import SandboxConfig, detect
 from tests.workers import walled_functions as functions
 from tests.workers.conftest import left_over, settled
