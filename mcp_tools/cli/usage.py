@@ -50,11 +50,12 @@ def usage(arguments: argparse.Namespace) -> int:
     """Print what calls used."""
     from mcp_tools.cli.prepare import read_settings
     from mcp_tools.cli.terminal import for_display
+    from mcp_tools.config.sources import environment
     from mcp_tools.output.plain import to_json
     from mcp_tools.production import limits_place
     from mcp_tools.types import LimitsUnavailable
 
-    place = limits_place(read_settings(arguments), os.environ)
+    place = limits_place(read_settings(arguments), environment())
     try:
         totals = _read(place, arguments.days)
     except LimitsUnavailable as error:

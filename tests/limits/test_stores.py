@@ -1,12 +1,10 @@
-"""What a store does when its disk, file or server fails, and how much it keeps."""
+"""What holds for every store: what it keeps, how much, and that all count alike."""
 
 from __future__ import annotations
 
 import os
 import random
 import sqlite3
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +13,16 @@ import anyio.abc
 import anyio.to_thread
 import pytest
 
-from mcp_tools.errors import ConfigError
-from mcp_tools.limits import Store, accounts, build_limiter, open_store, sqlite_books
+from mcp_tools.limits import Store, accounts, build_limiter, open_store
 from mcp_tools.limits.clock import Reading
 from mcp_tools.limits.memory import MemoryStore
 from mcp_tools.limits.redis_server import open_redis
 from mcp_tools.limits.sqlite import open_sqlite
 from mcp_tools.limits.store import Ask, Kind, Settle, Take
-from mcp_tools.types import Lease, LimitsUnavailable, Usage
+from mcp_tools.types import Lease, LimitsUnavailable
 from tests.limits.calls import admitted, by, count, run, tool
 from tests.limits.conftest import Clock, OpenStore
-from tests.limits.redis_process import RedisProcess, make_certificate
+from tests.limits.redis_process import RedisProcess
 
 RULE = "*: 5 calls / hour"
 
@@ -33,252 +30,6 @@ RULE = "*: 5 calls / hour"
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "state" / "limits.sqlite3")
-
-
-# --- files ------------------------------------------------------------------------------------
-
-
-async def test_files_are_their_owners_only(path: str) -> None:
-    before = os.umask(0)
-    try:
-        one = build_limiter([RULE], open_store(path))
-        await run(one)
-        modes = {name: stat.S_IMODE(os.stat(f"{path}{name}").st_mode) for name in ("", "-wal", "-shm")}
-        folder = stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode)
-        one.close()
-    finally:
-        os.umask(before)
-    assert modes == {"": 0o600, "-wal": 0o600, "-shm": 0o600}
-    assert folder == 0o700
-
-
-async def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
-    path = tmp_path / "limits"
-    path.touch(0o644)
-    open_store(str(path)).close()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def _folder(path: Path) -> None:
-    path.mkdir()
-
-
-def _link(path: Path) -> None:
-    path.symlink_to(path.with_name("elsewhere"))
-
-
-def _queue(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def _text(path: Path) -> None:
-    path.write_text("not a database, whatever its name says\n" * 100)
-
-
-def _newer(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 99")
-    connection.close()
-
-
-@pytest.mark.parametrize("make", [_folder, _link, _queue, _text, _newer])
-def test_what_is_no_file_of_ours_is_refused_at_start(tmp_path: Path, make: Any) -> None:
-    make(tmp_path / "limits")
-    with pytest.raises(ConfigError, match="limits"):
-        open_store(str(tmp_path / "limits"))
-
-
-def _damage(path: str) -> None:
-    with open(path, "r+b") as file:
-        file.write(os.urandom(os.path.getsize(path)))
-
-
-def _move_away(path: str) -> None:
-    for name in ("", "-wal", "-shm"):
-        if os.path.exists(path + name):
-            os.rename(path + name, f"{path}{name}.broken")
-
-
-async def test_a_damaged_file_refuses_calls_and_a_new_one_serves_them(path: str) -> None:
-    one = build_limiter([RULE], open_store(path))
-    _damage(path)
-    with pytest.raises(LimitsUnavailable, match="move it away"):
-        for _ in range(50):
-            await run(one)
-    _move_away(path)
-    assert await count(one, 10) == 5
-    one.close()
-
-
-async def test_a_locked_file_refuses_calls_until_it_is_free(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mcp_tools.limits.sqlite.BUSY_S", 0.05)
-    one = build_limiter([RULE], open_store(path))
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(LimitsUnavailable, match="locked"):
-        await run(one)
-    other.execute("ROLLBACK")
-    other.close()
-    assert await count(one, 10) == 5
-    one.close()
-
-
-async def test_a_full_disk_refuses_calls_and_keeps_their_ends(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = build_limiter(["*: 10 usd / day"], open_store(path))
-    lease = await admitted(one)
-    full = True
-
-    def write(*_: object, **__: object) -> None:
-        if full:
-            raise sqlite3.OperationalError("database or disk is full")
-        flush(*_, **__)
-
-    flush = sqlite_books.Books.flush
-    monkeypatch.setattr(sqlite_books.Books, "flush", write)
-    with pytest.raises(LimitsUnavailable, match="full"):
-        await lease.settle(Usage(calls=1, cost_usd=4))
-    with pytest.raises(LimitsUnavailable, match="full"):
-        await admitted(one, tool("other"))
-    full = False
-    lease = await admitted(one, tool("other", price_usd=1))
-    await lease.cancel()
-    assert lease.left == {"*: 10 usd / day": 6}
-    one.close()
-
-
-async def test_several_processes_may_make_the_file_at_once(path: str) -> None:
-    stores: list[Store] = []
-    async with anyio.create_task_group() as group:
-        for _ in range(8):
-
-            async def make() -> None:
-                stores.append(await anyio.to_thread.run_sync(open_store, path))
-
-            group.start_soon(make)
-    limiters = [build_limiter([RULE], store) for store in stores]
-    assert sum([await count(one, 2) for one in limiters]) == 5
-    for one in limiters:
-        one.close()
-
-
-# --- the machine starts anew ------------------------------------------------------------------
-
-
-async def test_a_machine_that_starts_anew_counts_on(path: str, clock: Clock) -> None:
-    one = build_limiter([RULE], open_sqlite(path, clock=clock))
-    assert await count(one, 10) == 5
-    one.close()
-    clock.boot, clock.ticks_s, clock.wall_s = "second", 5.0, clock.wall_s + 60
-    two = build_limiter([RULE], open_sqlite(path, clock=clock))
-    assert await count(two, 10) == 0
-    two.close()
-    clock.boot, clock.ticks_s, clock.wall_s = "third", 5.0, clock.wall_s - 86_400  # it lost its clock
-    three = build_limiter([RULE], open_sqlite(path, clock=clock))
-    assert await count(three, 10) == 0
-    clock.advance(3_600)
-    assert await count(three, 10) == 5
-    three.close()
-
-
-# --- a Redis server ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def own_server(tmp_path: Path, redis_server: RedisProcess) -> Iterator[RedisProcess]:
-    """One that a test may stop; `redis_server` decides whether there can be any."""
-    del redis_server
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    server = RedisProcess(folder)
-    server.start()
-    yield server
-    server.stop()
-
-
-async def test_a_server_that_is_gone_refuses_calls_and_is_found_again(own_server: RedisProcess) -> None:
-    one = build_limiter([RULE], open_store(own_server.url))
-    assert await count(one, 2) == 2
-    own_server.stop()
-    for _ in range(3):
-        with pytest.raises(LimitsUnavailable, match="cannot be reached"):
-            await run(one)
-    own_server.start()
-    assert await count(one, 10) == 5  # it kept nothing: its own settings decide that
-    one.close()
-
-
-async def test_a_server_that_forgot_the_script_gets_it_again(own_server: RedisProcess) -> None:
-    import redis
-
-    one = build_limiter([RULE], open_store(own_server.url))
-    assert await count(one, 2) == 2
-    with redis.Redis.from_url(own_server.url) as client:
-        client.script_flush()
-    assert await count(one, 10) == 3
-    one.close()
-
-
-async def test_a_server_without_memory_refuses_calls(own_server: RedisProcess) -> None:
-    import redis
-
-    one = build_limiter([RULE], open_store(own_server.url))
-    assert await count(one, 1) == 1
-    with redis.Redis.from_url(own_server.url) as client:
-        client.config_set("maxmemory", "1")
-        with pytest.raises(LimitsUnavailable, match="maxmemory"):
-            await run(one)
-        client.config_set("maxmemory", "0")
-    assert await count(one, 10) == 4
-    one.close()
-
-
-async def test_a_server_that_never_answers_refuses_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcp_tools.limits.redis_server.ANSWER_S", 0.1)
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        one = build_limiter([RULE], open_store(f"redis://:s3cret@127.0.0.1:{port}/0"))
-        with anyio.fail_after(20), pytest.raises(LimitsUnavailable) as caught:
-            await run(one)
-        one.close()
-    assert "s3cret" not in str(caught.value)
-
-
-@pytest.fixture
-def tls_server(tmp_path: Path, redis_server: RedisProcess) -> Iterator[RedisProcess]:
-    del redis_server
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    make_certificate(folder)
-    port = RedisProcess(folder).port
-    files = ("--tls-cert-file", str(folder / "cert.pem"), "--tls-key-file", str(folder / "key.pem"))
-    server = RedisProcess(folder, "--tls-port", str(port), "--tls-auth-clients", "no", *files)
-    server.port = port
-    server.start(plain_port=0)
-    yield server
-    server.stop()
-
-
-async def test_a_server_over_tls_must_be_the_one_that_was_meant(
-    tls_server: RedisProcess, tmp_path: Path
-) -> None:
-    url = tls_server.url.replace("redis://", "rediss://")
-    one = build_limiter([RULE], open_store(f"{url}?ssl_ca_certs={tmp_path}/redis/cert.pem"))
-    assert await count(one, 10) == 5
-    one.close()
-    stranger = build_limiter([RULE], open_store(url))  # signed by nobody it trusts
-    with pytest.raises(LimitsUnavailable, match="certificate"):
-        await run(stranger)
-    stranger.close()
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1/", "redis://127.0.0.1:port/0", "redis://[::1/0", "x://"])
-def test_a_url_that_cannot_be_read_is_refused_at_start(url: str) -> None:
-    with pytest.raises(ConfigError, match="limits"):
-        open_store(url)
 
 
 # --- both ends of a thread --------------------------------------------------------------------
