@@ -7,7 +7,6 @@ from pathlib import Path
 
 import anyio
 import anyio.abc
-import anyio.to_thread
 import pytest
 
 from mcp_tools.errors import ConfigError
