@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from anyio.lowlevel import RunVar
 
 from mcp_tools.workers import target
 from mcp_tools.workers.keeper import Keeper
+from mcp_tools.workers.limits import WorkerLimits
 from mcp_tools.workers.results import WorkerFailed, WorkersClosed
 from mcp_tools.workers.worker import END_S, Worker
 
@@ -26,21 +26,6 @@ logger = logging.getLogger(__name__)
 
 START_S: Final = 60.0
 """How long a worker may take to import its function, over several calls if need be."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerLimits:
-    """How many worker processes there may be.
-
-    Args:
-        busy_per_tool: Calls of one tool at once; more wait for their turn, within their deadline.
-        waiting: Idle workers of all tools together, 1 or more; over it the longest idle one is ended.
-        surplus_idle_s: Seconds after which a tool's idle workers but the last used one are ended.
-    """
-
-    busy_per_tool: int = 8
-    waiting: int = 16
-    surplus_idle_s: float = 30.0
 
 
 class Workers:

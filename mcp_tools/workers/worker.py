@@ -55,6 +55,7 @@ class Worker:
         """When it was started, then when it began to wait for its next call."""
         self._buffer = bytearray()
         self._number = 0  # of the last call
+        self._words = bytearray()  # of the shim, at its end
         self._control, control = socket.socketpair()
         self._calls, calls = socket.socketpair()
         self.output_fd, output = os.pipe()
@@ -173,7 +174,9 @@ class Worker:
         try:
             while not is_gone and (left_s := deadline - time.monotonic()) > 0:
                 self._control.settimeout(left_s)
-                is_gone = not self._control.recv(4096)
+                piece = self._control.recv(4096)
+                self._words += piece
+                is_gone = not piece
         except TimeoutError:
             pass
         except OSError:
@@ -198,6 +201,11 @@ class Worker:
         if is_gone:
             # The socket's end comes a moment before the process's: files are closed first.
             self._shim.wait()
+            if not self._words:
+                logger.error(
+                    "the process above the worker of %s was killed; what the worker started may still run",
+                    self.name,
+                )
         else:
             logger.error(
                 "the worker of %s cannot be ended: the kernel keeps a process of it; its shim is process %d",
@@ -211,7 +219,6 @@ class Worker:
 
     async def _last_words(self) -> bytes:
         """What the shim says before it ends; returns once it has."""
-        words = bytearray()
         while True:
             try:
                 piece = self._control.recv(4096)
@@ -221,8 +228,8 @@ class Worker:
             except OSError:
                 piece = b""
             if not piece:
-                return bytes(words)
-            words += piece
+                return bytes(self._words)
+            self._words += piece
 
     async def _epitaph(self) -> str:
         """How the worker ended, for an error's text."""

@@ -13,7 +13,8 @@ import anyio
 import pytest
 
 from mcp_tools.workers import IsolatedCallee, isolated
-from mcp_tools.workers.pool import WorkerLimits, Workers
+from mcp_tools.workers.limits import WorkerLimits
+from mcp_tools.workers.pool import Workers
 
 
 class Make(Protocol):
@@ -62,6 +63,14 @@ def descendants(pid: int | None = None) -> set[int]:
         fresh = {child for child, parent in parents.items() if parent in fresh} - found
         found |= fresh
     return found
+
+
+def exists(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"  # ours to look at only: who reaps what is left of a server differs
 
 
 def left_over() -> dict[str, Any]:

@@ -16,9 +16,10 @@ import pytest
 from mcp_tools.calling import Returned
 from mcp_tools.types import CallContext
 from mcp_tools.workers import isolated
-from mcp_tools.workers.pool import WorkerLimits, Workers
+from mcp_tools.workers.limits import WorkerLimits
+from mcp_tools.workers.pool import Workers
 from tests.workers import functions
-from tests.workers.conftest import Make, descendants, left_over, reached, settled
+from tests.workers.conftest import Make, descendants, exists, left_over, reached, settled
 
 HERE = CallContext()
 END_S = 2.0
@@ -40,14 +41,6 @@ async def main(markers):
 
 anyio.run(main, sys.argv[1:])
 """
-
-
-def exists(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"  # ours to look at only: who reaps what is left of a server differs
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)

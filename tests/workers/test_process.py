@@ -16,10 +16,10 @@ import pytest
 from mcp_tools.calling import Raised, Returned
 from mcp_tools.errors import ToolError
 from mcp_tools.types import CallContext, Decision, MediaContent, TextContent, ToolOutput, Usage
-from mcp_tools.workers.pool import WorkerLimits
+from mcp_tools.workers.limits import WorkerLimits
 from mcp_tools.workers.results import WorkerFailed, WorkersClosed
 from tests.workers import functions
-from tests.workers.conftest import Make, descendants, reached, settled
+from tests.workers.conftest import Make, descendants, exists, reached, settled
 
 HERE = CallContext()
 
@@ -150,6 +150,21 @@ async def test_a_worker_that_ended_while_it_waited_is_not_used(in_process: Make)
     assert settled(lambda: first.value[1] not in descendants())
     again = await callee.call({}, HERE)
     assert isinstance(again, Returned) and again.value[0] == 1
+
+
+async def test_it_is_said_where_the_process_above_a_worker_was_killed(
+    in_process: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = descendants()
+    callee = in_process(functions.count)
+    first = await callee.call({}, HERE)
+    assert isinstance(first, Returned)
+    shim = next(iter(descendants() - before - {first.value[1]}))
+    os.kill(shim, signal.SIGKILL)
+    assert settled(lambda: not exists(first.value[1]))  # that one goes with it
+    again = await callee.call({}, HERE)
+    assert isinstance(again, Returned) and again.value[0] == 1
+    assert "the process above the worker of count was killed" in caplog.text
 
 
 async def test_async_functions_run_in_a_loop_of_their_own(in_process: Make) -> None:
