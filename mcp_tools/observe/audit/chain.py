@@ -14,23 +14,21 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from mcp_tools.observe.audit import mending
 from mcp_tools.observe.audit.folder import (
-    LOCK,
     Head,
     Piece,
     first_seq_of,
     pieces,
-    read_head,
     rotated_name,
     tail_of,
-    write_head,
 )
 from mcp_tools.observe.audit.line import GENESIS, Tip, seal
-from mcp_tools.observe.audit.place import FILE_FLAGS, check_file, open_folder
+from mcp_tools.observe.audit.lock import FolderLock, identity
+from mcp_tools.observe.audit.place import FILE_FLAGS, check_file
 
 logger = logging.getLogger(__name__)
 
@@ -65,18 +63,16 @@ class Chain:
         event: Event,
     ) -> None:
         self._path, self._name = path, os.path.basename(path)
-        self._roots = roots
         self._max_bytes = max_bytes
         self._keep_files = keep_files
         self._event = event
         self._tip = GENESIS
         self._fd: int | None = None
-        self._lock_fd: int | None = None
         self._identity = (0, 0)
         self._size = 0
         self._is_suspect = False  # what is written next must be proven to be on the disk
         self._failed_after: Tip | None = None  # only where the lock file could not say so
-        self._folder: int | None = open_folder(path, roots=roots)
+        self._lock = FolderLock(path, roots=roots)
 
     @property
     def tip(self) -> Tip:
@@ -91,7 +87,9 @@ class Chain:
         Raises:
             OSError, Unsafe: None of them is acknowledged; the next append mends what is there first.
         """
-        with self._locked():
+        with self._lock.held() as is_same_folder:
+            if not is_same_folder:
+                self._leave()
             notices = self._settle()
             if notices:
                 self._write(notices)
@@ -102,62 +100,26 @@ class Chain:
 
     def close(self) -> None:
         """Let go of the files. Can be called again."""
-        for fd in (self._fd, self._lock_fd, self._folder):
-            if fd is not None:
-                os.close(fd)
-        self._fd = self._lock_fd = self._folder = None
+        self._leave()
+        self._lock.close()
 
-    # --- the lock ---
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._same_folder()
-        lock = self._take_lock()
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)
-
-    def _same_folder(self) -> None:
-        """The folder may have been moved away, or come back from a backup."""
-        if self._folder is not None:
-            held = os.fstat(self._folder)
-            with contextlib.suppress(FileNotFoundError):
-                there = os.stat(os.path.dirname(self._path))
-                if (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino):
-                    return
-            self.close()
-        self._folder = open_folder(self._path, roots=self._roots)
-
-    def _take_lock(self) -> int:
-        assert self._folder is not None
-        name = self._name + LOCK
-        while True:
-            if self._lock_fd is None:
-                check_file(self._folder, name, what="the lock of the audit log", shown=self._path + LOCK)
-                self._lock_fd = os.open(name, os.O_RDWR | os.O_CREAT | FILE_FLAGS, 0o600, dir_fd=self._folder)
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
-            # Who removes the lock file makes two of them: only the one that has the name counts.
-            with contextlib.suppress(FileNotFoundError):
-                if _identity(os.stat(name, dir_fd=self._folder)) == _identity(os.fstat(self._lock_fd)):
-                    return self._lock_fd
-            os.close(self._lock_fd)
-            self._lock_fd = None
+    def _leave(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
     # --- finding out what is there; all of it with the lock held ---
 
     def _settle(self) -> list[dict[str, Any]]:
         """Make `_fd`, `_size` and `_tip` what is on the disk, and return records of what was not as left."""
-        assert self._folder is not None and self._lock_fd is not None
         notices: list[dict[str, Any]] = []
-        head = read_head(self._lock_fd)
+        head = self._lock.read_head()
         failed_after = self._last_failure(head)
-        status = check_file(self._folder, self._name, what="the audit log", shown=self._path)
-        if self._fd is not None and (status is None or _identity(status) != self._identity):
+        status = check_file(self._lock.folder, self._name, what="the audit log", shown=self._path)
+        if self._fd is not None and (status is None or identity(status) != self._identity):
             notices += self._leave_moved_file(head)
         if self._fd is not None and failed_after is not None:
-            os.close(self._fd)
-            self._fd = None
+            self._leave()
         known = max((self._tip, head.tip if head is not None else GENESIS), key=lambda tip: tip.seq)
         if self._fd is None:
             self._open(is_new=status is None)
@@ -172,7 +134,7 @@ class Chain:
         tail = tail_of(self._fd, size, up_to=None if failed_after is None else failed_after.seq)
         reason = "an unfinished write" if failed_after is None else "a write that failed"
         if tail.junk_bytes:
-            facts = mending.cut(self._folder, self._name, self._fd, tail)
+            facts = mending.cut(self._lock.folder, self._name, self._fd, tail)
             notices.append(self._event("log.repaired", {"reason": reason, **facts}))
         elif failed_after is not None:
             notices.append(self._event("log.repaired", {"reason": reason}))
@@ -197,14 +159,15 @@ class Chain:
         return None
 
     def _open(self, *, is_new: bool) -> None:
-        assert self._folder is not None
-        self._fd = os.open(self._name, _FRESH_FLAGS if is_new else _WRITE_FLAGS, 0o600, dir_fd=self._folder)
+        self._fd = os.open(
+            self._name, _FRESH_FLAGS if is_new else _WRITE_FLAGS, 0o600, dir_fd=self._lock.folder
+        )
         status = os.fstat(self._fd)
         if stat.S_IMODE(status.st_mode) != 0o600:
             os.fchmod(self._fd, 0o600)
         if is_new:
-            os.fsync(self._folder)
-        self._identity, self._size = _identity(status), -1
+            os.fsync(self._lock.folder)
+        self._identity, self._size = identity(status), -1
 
     def _tip_before(self) -> Tip:
         """The tip of the files before the one that is written, which is empty."""
@@ -212,15 +175,14 @@ class Chain:
         return self._tip_of(older[-1]) if older else GENESIS
 
     def _tip_of(self, piece: Piece) -> Tip:
-        fd = os.open(piece.name, os.O_RDONLY | FILE_FLAGS, dir_fd=self._folder)
+        fd = os.open(piece.name, os.O_RDONLY | FILE_FLAGS, dir_fd=self._lock.folder)
         try:
             return tail_of(fd, os.fstat(fd).st_size).tip
         finally:
             os.close(fd)
 
     def _older(self) -> list[Piece]:
-        assert self._folder is not None
-        return [piece for piece in pieces(self._folder, self._name) if piece.name != self._name]
+        return [piece for piece in pieces(self._lock.folder, self._name) if piece.name != self._name]
 
     def _following(self, known: Tip) -> list[dict[str, Any]]:
         """What a file begins with that is empty although there were records before."""
@@ -235,20 +197,19 @@ class Chain:
 
     def _leave_moved_file(self, head: Head | None) -> list[dict[str, Any]]:
         """The file was renamed (by us elsewhere, or as logrotate does) or removed while it was open."""
-        assert self._fd is not None and self._folder is not None
+        assert self._fd is not None
         notices = []
         status = os.fstat(self._fd)
         # Removed while the chain's end was in it: not one that was dropped for its age.
         if status.st_nlink == 0 and (head is None or tail_of(self._fd, status.st_size).tip == head.tip):
             name = rotated_name(self._name, first_seq_of(self._fd) or self._tip.seq)
-            name = mending.rescue(self._folder, name, self._fd)
+            name = mending.rescue(self._lock.folder, name, self._fd)
             logger.error("the audit log was removed while it was open; its records are in %s now", name)
             facts = {"reason": "the file was removed", "previous": name}
             notices.append(
                 self._event("log.repaired", {**facts, "oldest_seq": self._oldest_seq(self._older())})
             )
-        os.close(self._fd)
-        self._fd = None
+        self._leave()
         return notices
 
     @staticmethod
@@ -258,7 +219,7 @@ class Chain:
     # --- changing it; all of it with the lock held ---
 
     def _write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        assert self._fd is not None and self._lock_fd is not None
+        assert self._fd is not None
         lines, tip = [], self._tip
         for record in records:
             line, tip = seal(record, tip)
@@ -272,10 +233,8 @@ class Chain:
             if self._is_suspect:
                 # What the page cache says proves nothing after a failed fsync.
                 mending.prove(self._fd, self._size, data)
-            write_head(self._lock_fd, Head(tip, True))
-            if self._is_suspect:
-                # After a power cut, the old word of a failure must not come back.
-                os.fsync(self._lock_fd)
+            # After a power cut, the old word of a failure must not come back.
+            self._lock.write_head(Head(tip, True), durably=self._is_suspect)
         except OSError:
             self._distrust()
             raise
@@ -283,16 +242,15 @@ class Chain:
         self._is_suspect, self._failed_after = False, None
 
     def _rotate(self) -> None:
-        assert self._fd is not None and self._folder is not None
+        assert self._fd is not None
         older = self._older()
         first = first_seq_of(self._fd) or self._tip.seq
         name = rotated_name(self._name, first)
         with contextlib.suppress(FileNotFoundError):
-            os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+            os.stat(name, dir_fd=self._lock.folder, follow_symlinks=False)
             name = f"{name}-{secrets.token_hex(4)}"
-        os.rename(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        os.close(self._fd)
-        self._fd = None
+        os.rename(self._name, name, src_dir_fd=self._lock.folder, dst_dir_fd=self._lock.folder)
+        self._leave()
         self._open(is_new=True)
         self._size = 0
         older = [*older, Piece(name, (0, 0), first)]
@@ -303,15 +261,15 @@ class Chain:
         # Only now: the record that says so is durable.
         for piece in drop:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(piece.name, dir_fd=self._folder)
+                os.unlink(piece.name, dir_fd=self._lock.folder)
 
     def _distrust(self) -> None:
         """A write or an fsync failed: nothing that was not acknowledged may stay before what will be."""
-        assert self._fd is not None and self._lock_fd is not None
+        assert self._fd is not None
         self._failed_after = self._tip
         # Others learn it from the lock file, and mend it before they write.
         with contextlib.suppress(OSError):
-            write_head(self._lock_fd, Head(self._tip, False))
+            self._lock.write_head(Head(self._tip, False))
             self._failed_after = None
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, self._size)
@@ -324,7 +282,3 @@ def sync(fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
     else:
         os.fdatasync(fd)
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
