@@ -50,9 +50,8 @@ class Keeper:
         self.do(lambda: self._watch(output))
 
     def close(self) -> None:
-        """End the thread. Output that is there already is still logged, jobs are not done."""
+        """End the thread, after the jobs that there are. Output that is there already is still logged."""
         self._is_ending = True
-        self._jobs.clear()
         self._wake()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -85,6 +84,8 @@ class Keeper:
             if time.monotonic() - tidied_s > _TIDY_S:
                 self._attempt(self._tidy)
                 tidied_s = time.monotonic()
+        while self._jobs:
+            self._attempt(self._jobs.popleft())
         for key in list(self._selector.get_map().values()):
             if key.data is not None:
                 self._read(key.data)

@@ -225,6 +225,8 @@ class Pool:
                 "a worker imports this very script and must not start others: put what the script does under "
                 'if __name__ == "__main__":'
             )
+        if self._is_closed:
+            raise WorkersClosed("the server is ending")
         try:
             worker = Worker(self._target, self._name)
         except OSError as error:
