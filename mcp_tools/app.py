@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from mcp_tools.config.sources import environment
 from mcp_tools.confirmation.ledger import ConfirmationLedger
 from mcp_tools.errors import ConfigError, RegistrationError
 from mcp_tools.executor import ToolExecutor
@@ -113,7 +114,7 @@ def build(settings: Settings, environ: Mapping[str, str] | None = None) -> App:
     for spec in settings.tools:
         load_tools(registry, spec)
         logger.info("loaded the tools of %s", spec)
-    production = assemble(settings, registry, os.environ if environ is None else environ)
+    production = assemble(settings, registry, environment() if environ is None else environ)
     from mcp_tools.builtin.output import register_output_tool
 
     register_output_tool(registry, production.outputs, production.fitter.budget)

@@ -222,16 +222,8 @@ class ToolExecutor:
         call.entry = self._entry(call)
         if (refused := await self._admit(call) or await self._prepare(call)) is not None:
             return refused
-        name = name_of(call.tool_name, call.found.id, call.sent, call.context)
-        if name is not None and (earlier := self._once.find(name)) is not None:
-            return self._joined(call, await earlier.join())
-        if (refused := await self._confirm(call)) is not None:
-            return refused
-        if name is not None:
-            effect, is_new = self._once.begin(name, call.context.principal)
-            if not is_new:
-                return self._joined(call, await effect.join())
-            call.effect = name
+        if (result := await self._join(call) or await self._confirm(call)) is not None:
+            return result
         outer = _outer_call.get()
         if outer is not None and outer.holds_slot_of is self:
             return await self._run(call)
@@ -461,6 +453,19 @@ class ToolExecutor:
         return f"there is no tool {shown!r}; " + (
             f"there are: {', '.join(known[:50])}" if known else "none is registered"
         )
+
+    async def _join(self, call: InFlight) -> ExecutionResult | None:
+        """Return the result of the call of the same name, or None when this one is to have its effect."""
+        name = name_of(call.tool_name, call.found.id, call.sent, call.context)
+        while name is not None:
+            effect, is_new = self._once.begin(name, call.context.principal)
+            if is_new:
+                call.effect = name
+                return None
+            earlier = await effect.join()
+            if earlier.usage is not None:  # one that never ran, such as a question, is nobody else's result
+                return self._joined(call, earlier)
+        return None
 
     def _joined(self, call: InFlight, earlier: ExecutionResult) -> ExecutionResult:
         if earlier.error_code is ErrorCode.CANCELLED:

@@ -23,8 +23,6 @@ MAX_KEPT_PER_PRINCIPAL: Final = 100
 MAX_KEPT: Final = 1_000
 
 _LOOK_S = 0.02
-# The tool did not come to an end of its own, so its caller may mean to begin again.
-_NOT_KEPT: Final = frozenset({ErrorCode.CANCELLED, ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL_ERROR})
 
 
 class Effect:
@@ -59,12 +57,6 @@ class Once:
         self._lock = threading.Lock()
         self._effects: OrderedDict[bytes, Effect] = OrderedDict()
 
-    def find(self, name: bytes) -> Effect | None:
-        """Return the call of that name, or None."""
-        with self._lock:
-            self._forget_old()
-            return self._effects.get(name)
-
     def begin(self, name: bytes, principal: str) -> tuple[Effect, bool]:
         """Return the call of that name, and whether it is new: then the caller must `end` it."""
         with self._lock:
@@ -76,11 +68,14 @@ class Once:
             return effect, True
 
     def end(self, name: bytes, result: ExecutionResult) -> None:
-        """The call of that name has ended: whoever joined gets its result."""
+        """The call of that name has ended: whoever joined gets its result.
+
+        One that never ran, or that its caller withdrew, is not kept: who sends it again means to begin anew.
+        """
         with self._lock:
             effect = self._effects.pop(name)
             effect.result, effect.ended_at = result, self._clock()
-            if result.error_code in _NOT_KEPT:
+            if result.usage is None or result.error_code is ErrorCode.CANCELLED:
                 return
             self._effects[name] = effect
             ended = [each for each, other in self._effects.items() if other.ended_at is not None]

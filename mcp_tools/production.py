@@ -29,7 +29,7 @@ class Production:
 
     Args:
         auditor: None: calls are not recorded.
-        limiter: None: there are no limits.
+        limiter: Also where there are no limits: it gives places to principals in turn.
         fitter: Makes results fit.
         outputs: Keeps what did not fit.
         metrics: None: nothing is counted.
@@ -37,7 +37,7 @@ class Production:
     """
 
     auditor: AuditLog | None = None
-    limiter: StoreLimiter | None = None
+    limiter: StoreLimiter
     fitter: Fitter
     outputs: OutputStore
     metrics: PrometheusMetrics | None = None
@@ -169,12 +169,14 @@ def _audit_log(settings: Settings, environ: Mapping[str, str]) -> AuditLog | Non
         ) from error
 
 
-def _limiter(settings: Settings, environ: Mapping[str, str]) -> StoreLimiter | None:
-    if not settings.limits and settings.limits_store is None:
-        return None
+def _limiter(settings: Settings, environ: Mapping[str, str]) -> StoreLimiter:
     from mcp_tools.limits import build_limiter, open_store, parse_limit
 
-    limits = [parse_limit(text) for text in settings.limits]  # before a store is opened for them
+    # The executor's own places are given to whoever came first; the limiter's are fair between principals.
+    texts = (f"*: {settings.max_concurrent_calls} at once", *settings.limits)
+    limits = [parse_limit(text) for text in texts]  # before a store is opened for them
+    if not settings.limits and settings.limits_store is None:
+        return build_limiter(limits)
     return build_limiter(limits, open_store(limits_place(settings, environ)))
 
 

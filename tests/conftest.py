@@ -12,6 +12,8 @@ import hypothesis
 import pytest
 
 pytest_plugins = ["tests.docker_engine"]
+LONG = "MCP_TOOLS_LONG"
+"""Set to 1, proofs of many repetitions are as long as what they are to show; otherwise they are short."""
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.toml")
 
 
@@ -38,7 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # The settings of whoever runs the tests must not reach the servers that tests start.
     for name in [name for name in os.environ if name.startswith("MCP_TOOLS_")]:
-        del os.environ[name]
+        if name != LONG:
+            del os.environ[name]
     # Nor their records be mixed with those of these.
     state = tempfile.TemporaryDirectory(prefix="mcp-tools-state-")
     config.add_cleanup(state.cleanup)

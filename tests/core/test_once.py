@@ -17,7 +17,7 @@ from mcp_tools import (
     ToolRegistry,
 )
 from mcp_tools.once import KEEP_S, MAX_KEPT, MAX_KEPT_PER_PRINCIPAL, Once
-from mcp_tools.types import Approval
+from mcp_tools.types import Approval, Usage
 
 
 class Counter:
@@ -147,15 +147,17 @@ async def test_a_question_is_no_effect_and_its_yes_is_one(counter: Counter) -> N
 
 def test_what_is_kept_is_bounded() -> None:
     once = Once()
-    ended = ExecutionResult(status=ExecutionStatus.SUCCESS)
-    for number in range(MAX_KEPT_PER_PRINCIPAL + 50):
-        once.begin(b"%d" % number, "ana")
-        once.end(b"%d" % number, ended)
-    assert once.find(b"49") is None
-    assert once.find(b"50") is not None
-    for number in range(2 * MAX_KEPT):
-        name = b"other %d" % number
-        once.begin(name, str(number))
-        once.end(name, ended)
-    assert once.find(b"149") is None
-    assert sum(once.find(b"other %d" % number) is not None for number in range(2 * MAX_KEPT)) == MAX_KEPT
+    ended = ExecutionResult(status=ExecutionStatus.SUCCESS, usage=Usage(calls=1))
+
+    def is_new(name: bytes, principal: str) -> bool:
+        _, found = once.begin(name, principal)
+        if found:
+            once.end(name, ended)
+        return found
+
+    assert all(is_new(b"%d" % number, "ana") for number in range(MAX_KEPT_PER_PRINCIPAL + 50))
+    assert not is_new(b"50", "ana")
+    assert is_new(b"49", "ana")
+    assert all(is_new(b"other %d" % number, str(number)) for number in range(2 * MAX_KEPT))
+    kept = [not is_new(b"other %d" % number, str(number)) for number in reversed(range(2 * MAX_KEPT))]
+    assert kept == [True] * MAX_KEPT + [False] * MAX_KEPT
