@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import IO, Final, NamedTuple
 
@@ -14,6 +15,8 @@ SALT: Final = ".salt"
 CUT: Final = ".cut-"
 """In the name of a file that holds damaged lines which were taken out of a log."""
 
+# What we append to the name of a full file, and what logrotate does; a copy that somebody made is no part.
+_NAME_REST: Final = re.compile(r"(?:\.[0-9]{1,12}(?:-[0-9a-f]{8})?|-[0-9]{8,16})?")
 _WINDOW_BYTES: Final = 4 * MAX_LINE_BYTES
 _HEAD_BYTES: Final = 20 + 1 + 64 + 1 + 1 + 1
 
@@ -47,9 +50,7 @@ def pieces(folder: int, name: str) -> list[Piece]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries]
     for candidate in names:
-        if candidate != name and not candidate.startswith((f"{name}.", f"{name}-")):
-            continue
-        if candidate in (name + LOCK, name + SALT) or candidate.startswith(name + CUT):
+        if not candidate.startswith(name) or not _NAME_REST.fullmatch(candidate[len(name) :]):
             continue
         try:
             status = os.stat(candidate, dir_fd=folder, follow_symlinks=False)

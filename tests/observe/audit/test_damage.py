@@ -202,3 +202,15 @@ async def test_calls_without_an_end_are_listed_and_are_no_damage(place: Path) ->
 def test_there_is_nothing_to_verify_where_no_log_is(place: Path) -> None:
     with pytest.raises(FileNotFoundError):
         verify(place / "audit.jsonl")
+
+
+@pytest.mark.parametrize(("name", "is_part"), [("bak", False), ("copy.1", False), ("1", True)])
+async def test_a_copy_beside_a_log_is_no_part_of_it_unless_it_has_the_name_of_one(
+    place: Path, name: str, is_part: bool
+) -> None:
+    path = place / "audit.jsonl"
+    await write(path)
+    shutil.copy(path, f"{path}.{name}")
+    assert verify(path).is_whole is not is_part
+    await write(path)
+    assert verify(path).is_whole is not is_part

@@ -1,7 +1,5 @@
 """G-16: where a log must not be."""
 
-
-
 from __future__ import annotations
 
 import os
