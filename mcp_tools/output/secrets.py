@@ -20,6 +20,7 @@ _BLOCK_CHARS: Final = 1_000_000
 _BLOCK_END_CHARS: Final = 20_000  # within this much of a block's end it may end earlier
 _TELLING: Final = re.compile(r"(?i)password|passwd|secret|token|api[_-]?key|authorization|-----BEGIN")
 _MIN_SECRET_CHARS: Final = 4
+_PREFIX: Final = re.compile(r"(?:sk|pk|rk|gh[pousr]|github_pat|xox[abeprs])[-_]|AKIA|ASIA|AIza")
 # The longest secret there is, a private key, has up to 8,000 characters; others stand near their names.
 _SEPARATORS: Final = (("\n", 9_000), ("\n", 150), (" ", 150), ("\n", 0))
 
@@ -81,8 +82,14 @@ def mask_value(value: Any, *, keep_shape: bool = False) -> tuple[Any, int]:
 
 
 def shaped_like(secret: str) -> str:
-    """Return the text with its letters as `x` or `X` and its digits as `0`; everything else stays."""
-    return re.sub(r"[^\W\d_]", _letter, re.sub(r"\d", "0", secret))
+    """Return the text with its letters as `x` or `X` and its digits as `0`.
+
+    Everything else stays, and so does what keys of a vendor begin with.
+    """
+    kept = _PREFIX.match(secret)
+    start = kept.end() if kept is not None else 0
+    prefix, secret = secret[:start], secret[start:]
+    return prefix + re.sub(r"[^\W\d_]", _letter, re.sub(r"\d", "0", secret))
 
 
 def _letter(found: re.Match[str]) -> str:

@@ -58,6 +58,7 @@ class _Spared:
     whole: bool = False
     whole_texts: bool = False
     min_items: int = 0
+    min_chars: int = 0
     min_entries: int = 0
     keys: set[str] = field(default_factory=set)
     inside: dict[str | None, _Spared] = field(default_factory=dict)
@@ -209,7 +210,7 @@ class _Built:
             raise _TooLargeError
 
     def _text(self, text: str, spared: _Spared | None) -> str:
-        cap = self._caps.chars
+        cap = max(self._caps.chars, 0 if spared is None else spared.min_chars)
         if len(text) > cap and not (spared is not None and (spared.whole or spared.whole_texts)):
             kept = boundary(text, cap)
             cut = f"{text[:kept]}… [{len(text) - kept:,} more characters]"
@@ -281,10 +282,13 @@ def _spare_exactly(root: _Spared, problem: ValidationError) -> bool:
         case "minProperties" if place.min_entries < wanted:
             place.min_entries = wanted
             return True
+        case "minLength" if place.min_chars < wanted:
+            place.min_chars = wanted
+            return True
         case "uniqueItems" if not place.whole_texts:
             place.whole_texts = True
             return True
-        case "pattern" | "minLength" | "maxLength" | "format" | "enum" | "const" if isinstance(found, str):
+        case "pattern" | "maxLength" | "format" | "enum" | "const" if isinstance(found, str):
             is_new = not place.whole
             place.whole = True
             return is_new

@@ -20,20 +20,25 @@ MAX_EXACT_CHARS: Final = 1_000_000
 
 _SAMPLES: Final = 200
 _SAMPLE_CHARS: Final = 2_000
+# What is counted, tokens for each of them, and for each character in it.
 _EVERYWHERE: Final = (
-    (re.compile(r"[A-Z]?[a-z]+|[A-Z]+"), 1.05),
-    (re.compile(r"(?<=[A-Za-z]{7})[a-z]|(?<=[A-Z]{3})[A-Z]"), 0.22),  # what makes a word long
-    (re.compile(r"[0-9]{1,3}"), 1.17),
-    (re.compile(r"[!-/:-@\[-`{-~]+"), 0.78),
-    (re.compile(r"[!-/:-@\[-`{-~]"), 0.10),
-    (re.compile(r"\n\s{0,40}|[ \t]{2,80}"), 0.53),
-    (re.compile(r"[\x00-\x08\x0b-\x1f\x7f]"), 1.0),
+    (re.compile(r"[A-Z]?[a-z]+|[A-Z]+"), 1.05, 0.0),
+    (re.compile(r"[A-Za-z]{7}[a-z]+"), -7 * 0.22, 0.22),  # words that are longer than others
+    (re.compile(r"[A-Z]{4,}"), -3 * 0.22, 0.22),
+    (re.compile(r"[0-9]{1,3}"), 1.17, 0.0),
+    (re.compile(r"[!-/:-@\[-`{-~]+"), 0.78, 0.10),
+    (re.compile(r"\n\s{0,40}|[ \t]{2,80}"), 0.53, 0.0),
+    (re.compile(r"[\x00-\x08\x0b-\x1f\x7f]+"), 0.0, 1.0),
 )
 _BEYOND_ASCII: Final = (
-    (re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]"), 0.8),  # Chinese, Japanese, Korean
-    (re.compile(r"[\u0590-\u0dff\u0e00-\u109f\u1200-\u1fff]"), 0.7),  # Arabic, Indic, Thai and the like
-    (re.compile(r"[\u0080-\u058f\u10a0-\u11ff]"), 0.43),  # accented Latin, Greek, Cyrillic
-    (re.compile(r"[\u2000-\u2e7f\ud7b0-\uf8ff\ufb00-\ufeff\U00010000-\U0010ffff]"), 1.78),  # symbols, emoji
+    # Chinese, Japanese, Korean
+    (re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]+"), 0.0, 0.8),
+    # Arabic, Indic, Thai and the like
+    (re.compile(r"[\u0590-\u0dff\u0e00-\u109f\u1200-\u1fff]+"), 0.0, 0.7),
+    # accented Latin, Greek, Cyrillic
+    (re.compile(r"[\u0080-\u058f\u10a0-\u11ff]+"), 0.0, 0.43),
+    # symbols, emoji
+    (re.compile(r"[\u2000-\u2e7f\ud7b0-\uf8ff\ufb00-\ufeff\U00010000-\U0010ffff]+"), 0.0, 1.78),
 )
 
 
@@ -50,5 +55,10 @@ def estimate_tokens(text: str) -> int:
 
 
 def _weigh(text: str) -> float:
-    patterns = _EVERYWHERE if text.isascii() else (*_EVERYWHERE, *_BEYOND_ASCII)
-    return sum(weight * len(pattern.findall(text)) for pattern, weight in patterns)
+    weight = 0.0
+    for pattern, each, for_each_char in _EVERYWHERE if text.isascii() else (*_EVERYWHERE, *_BEYOND_ASCII):
+        found = pattern.findall(text)
+        weight += each * len(found)
+        if for_each_char:
+            weight += for_each_char * sum(map(len, found))
+    return weight
