@@ -137,7 +137,12 @@ def build(settings: Settings, environ: Mapping[str, str] | None = None) -> App:
         executor=executor,
         builtins=builtins,
         production=production,
-        notices=(*settings.notices, *_idle_rules(policy, registry), *_about_python(settings)),
+        notices=(
+            *settings.notices,
+            *_idle_rules(policy, registry),
+            *_about_python(settings),
+            *(production.telemetry.notices if production.telemetry is not None else ()),
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mcp_tools.limits import StoreLimiter
     from mcp_tools.observe.audit import AuditLog
     from mcp_tools.observe.metrics import PrometheusMetrics
+    from mcp_tools.observe.otlp import Telemetry
     from mcp_tools.output.budget import OutputBudget
     from mcp_tools.output.store import OutputStore
     from mcp_tools.registry import ToolRegistry
@@ -33,6 +34,7 @@ class Production:
         fitter: Makes results fit.
         outputs: Keeps what did not fit.
         metrics: None: nothing is counted.
+        telemetry: None: nothing is traced, because `OTEL_*` does not ask for it.
         observers: Told of calls.
     """
 
@@ -41,6 +43,7 @@ class Production:
     fitter: Fitter
     outputs: OutputStore
     metrics: PrometheusMetrics | None = None
+    telemetry: Telemetry | None = None
     observers: tuple[Observer, ...] = ()
     _closed: list[bool] = field(default_factory=list)
 
@@ -57,7 +60,8 @@ class Production:
         if self._closed:
             return
         self._closed.append(True)
-        for each in (self.limiter, self.outputs, self.auditor):  # the log last: it notes its own end
+        # The log last: it notes its own end.
+        for each in (self.limiter, self.outputs, self.telemetry, self.auditor):
             if each is not None:
                 each.close()
 
@@ -103,7 +107,8 @@ def assemble(settings: Settings, registry: ToolRegistry, environ: Mapping[str, s
 
     outputs = OutputStore()
     outputs.sweep()  # what servers that were killed left behind
-    metrics = _metrics(settings, registry)
+    telemetry = _telemetry(environ)
+    metrics = _metrics(settings, registry, telemetry)
     auditor = _audit_log(settings, environ)
     try:
         limiter = _limiter(settings, environ)
@@ -117,7 +122,8 @@ def assemble(settings: Settings, registry: ToolRegistry, environ: Mapping[str, s
         fitter=Fitter(outputs, settings),
         outputs=outputs,
         metrics=metrics,
-        observers=() if metrics is None else (metrics,),
+        telemetry=telemetry,
+        observers=tuple(_observers(metrics, telemetry)),
     )
 
 
@@ -180,10 +186,32 @@ def _limiter(settings: Settings, environ: Mapping[str, str]) -> StoreLimiter:
     return build_limiter(limits, open_store(limits_place(settings, environ)))
 
 
-def _metrics(settings: Settings, registry: ToolRegistry) -> PrometheusMetrics | None:
+def _telemetry(environ: Mapping[str, str]) -> Telemetry | None:
+    if not any(name.startswith("OTEL_") for name in environ):
+        return None
+    from mcp_tools import __version__
+    from mcp_tools.observe.otlp import setup_tracing
+
+    return setup_tracing(environ, service_name="mcp-tools", service_version=__version__)
+
+
+def _observers(metrics: PrometheusMetrics | None, telemetry: Telemetry | None) -> Iterator[Observer]:
+    if metrics is not None:
+        yield metrics
+    if telemetry is not None:
+        yield telemetry.observer
+
+
+def _metrics(
+    settings: Settings, registry: ToolRegistry, telemetry: Telemetry | None
+) -> PrometheusMetrics | None:
     if not settings.metrics_enabled and settings.metrics_port is None:
         return None
     from mcp_tools.calling import abandoned_threads
     from mcp_tools.observe.metrics import PrometheusMetrics
 
-    return PrometheusMetrics(tool_exists=lambda name: name in registry, abandoned_threads=abandoned_threads)
+    return PrometheusMetrics(
+        tool_exists=lambda name: name in registry,
+        abandoned_threads=abandoned_threads,
+        dropped_spans=None if telemetry is None else telemetry.dropped_spans,
+    )

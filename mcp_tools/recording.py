@@ -81,12 +81,12 @@ class Recording:
             # Shielded: a call that ended is recorded even while its caller goes away.
             with anyio.CancelScope(shield=True):
                 result = await self._note_end(self._auditor, call, result)
+        await self._tell_hooks(result)  # first, so that what they log is inside a span that ends next
         for observer in self._observers:
             try:
                 observer.call_finished(result)
             except Exception:
                 logger.exception("observer %r failed; call %s is unaffected", observer, result.call_id)
-        await self._tell_hooks(result)
         return result
 
     async def _note_end(self, auditor: Auditor, call: InFlight, result: ExecutionResult) -> ExecutionResult:

@@ -194,12 +194,14 @@ class ToolRegistry:
         self._changed()
 
     def remove(self, name: str) -> None:
-        """Remove a tool. Calls that already run are not affected.
+        """Remove a tool. Calls that already run are not affected, unless they run in a process of the tool's.
 
         Raises:
             KeyError: There is no such tool.
         """
-        del self._tools[name]
+        entry = self._tools.pop(name)
+        if entry.end is not None:
+            entry.end()
         del self._names_by_key[_key(name)]
         self._changed()
 

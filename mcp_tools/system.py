@@ -109,7 +109,11 @@ class ToolSystem:
         return system
 
     def close(self) -> None:
-        """End the sandbox and let go of the folders that our tools hold; later calls fail. Works once."""
+        """End the sandbox and the processes of isolated tools, and let go of the folders of our tools.
+
+        Later calls of these fail. Can be called again.
+        """
+        self.registry.close()
         if self._closer is not None:
             self._closer()
 

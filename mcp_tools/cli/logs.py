@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mcp_tools.confirmation.question import visible
+from mcp_tools.observe.correlate import add_trace_ids
 
 MAX_WAITING_LINES: Final = 1_000
 FLUSH_TIMEOUT_S: Final = 0.5
@@ -28,6 +29,7 @@ def logging_to_stderr(level: str, line_format: str) -> Iterator[None]:
         line_format: human or json.
     """
     handler = StderrHandler()
+    handler.addFilter(add_trace_ids)
     handler.setFormatter(JsonFormatter() if line_format == "json" else HumanFormatter())
     root, ours = logging.getLogger(), logging.getLogger("mcp_tools")
     before = root.level, ours.level

@@ -51,9 +51,9 @@ EVIL = [
 SECRETS = [
     "sk-ant-" + "api03-" + "aB3" * 9,
     "ghp_" + "a1B2" * 9,
-    "AKIAABCDEFGHIJKLMNOP",
+    "AKIA" + "ABCDEFGHIJKLMNOP",
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",
-    "xoxb-123456789012-abcdefghijkl",
+    "xoxb-" + "123456789012-abcdefghijkl",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n-----END RSA PRIVATE KEY-----",
 ]
 
