@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from mcp_tools.observe.audit.folder import LOCK, Head, read_head, write_head
 from mcp_tools.observe.audit.place import FILE_FLAGS, check_file, open_folder
+
+LOOK_EVERY_S: Final = 0.2
 
 
 class FolderLock:
@@ -26,6 +30,7 @@ class FolderLock:
         self._path = path
         self._roots = roots
         self._fd: int | None = None
+        self._looked_s = time.monotonic()
         self._folder: int | None = open_folder(path, roots=roots)
 
     @property
@@ -68,8 +73,12 @@ class FolderLock:
         self._fd = self._folder = None
 
     def _same_folder(self) -> bool:
-        """The folder may have been moved away, or come back from a backup."""
+        """The folder may have been moved away, or come back from a backup. Looked at now and then."""
         if self._folder is not None:
+            now_s = time.monotonic()
+            if now_s - self._looked_s < LOOK_EVERY_S:
+                return True
+            self._looked_s = now_s
             with contextlib.suppress(FileNotFoundError):
                 if identity(os.fstat(self._folder)) == identity(os.stat(os.path.dirname(self._path))):
                     return True

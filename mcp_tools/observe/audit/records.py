@@ -62,6 +62,7 @@ class Records:
     def __init__(self, redactor: Redactor, instance: str) -> None:
         self._redactor = redactor
         self._instance = instance
+        self._session = functools.lru_cache(maxsize=1024)(lambda session: redactor.digest(_bytes(session)))
 
     def intent(self, started: CallStarted) -> dict[str, Any]:
         """Return the record of a call that is about to run."""
@@ -122,7 +123,7 @@ class Records:
             "call_id": self._id(what.call_id),
             "principal": text(what.principal, NAME_BYTES),
             # Whoever knows the id of a session over HTTP may be able to speak in it.
-            "session": None if session is None else self._redactor.digest(_bytes(session)),
+            "session": None if session is None else self._session(session),
             "client": None if what.client is None else text(what.client, NAME_BYTES),
             "transport": text(what.transport, ID_BYTES),
         }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mcp_tools.observe.audit import AuditLog, verify
-from tests.observe.audit.processes import Recorder, lost
+from tests.observe.audit.processes import Recorder, lost, stored
 
 KILLS = 200 if os.environ.get("MCP_TOOLS_LONG") == "1" else 20
 SMALL = 64 * 1024
@@ -91,10 +91,15 @@ def test_a_folder_that_is_moved_away_is_not_written_to_unseen(place: Path) -> No
     recorder = Recorder(path, "p0")
     recorder.until("ended", 5)
     (place / "log").rename(place / "away")
-    recorder.drain()
+    for _ in range(1000):
+        recorder.until("ended", 5)
+        if path.exists():
+            break
     recorder.until("ended", 20)
     recorder.kill()
     assert path.exists()
+    there = {record.get("call_id") for record in stored(place / "log") + stored(place / "away")}
+    assert recorder.ended <= there
     # The first file is elsewhere, so this one cannot begin with record 1.
     found = verify(path)
     assert found.damage is not None
