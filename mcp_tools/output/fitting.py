@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from mcp_tools.output.pieces import Fitted, KeptPage, chars_of, fit_pieces, seen, tokens_of
+from mcp_tools.output.pieces import IMAGE_TOKENS, Fitted, KeptPage, chars_of, fit_pieces, seen, tokens_of
 from mcp_tools.output.plain import encodable, to_plain
 from mcp_tools.output.room import Room
 from mcp_tools.output.secrets import mask_text, mask_value
@@ -126,9 +126,10 @@ class Fitting:
         has_text = any(isinstance(piece, TextContent) for piece in pieces)
         room, note = self._room, self._note_of_secrets()
         shown = pieces if has_text or data is None else [TextContent(text=data.text), *pieces]
-        if self._is_within(shown, data, room, len(note)):
+        tokens = self._tokens_if_within(shown, data, room, len(note))
+        if tokens is not None:
             if not self._masked:
-                return self._result, _tokens(shown, data)
+                return self._result, tokens
             return self._composed(pieces, data, has_text, "")
 
         sent, held_back = self._without_large_media(pieces)
@@ -186,14 +187,21 @@ class Fitting:
         structured = value if isinstance(value, dict) else None
         return replace(result, result=ToolOutput(content=content, structured=structured)), tokens
 
-    def _is_within(self, shown: Sequence[Content], data: _Data | None, room: Room, note_chars: int) -> bool:
+    def _tokens_if_within(
+        self, shown: Sequence[Content], data: _Data | None, room: Room, note_chars: int
+    ) -> int | None:
+        """Return the tokens of what fits as it is, or None where it does not."""
         media_bytes = sum(len(piece.data) for piece in shown if isinstance(piece, MediaContent))
         chars = max(chars_of(shown) + note_chars, 0 if data is None else len(data.text) + note_chars)
         # The cheap question first: of a hundred megabytes nobody wants to know the tokens.
         if chars > room.max_chars + 1 or media_bytes > room.max_media_bytes:
-            return False
-        texts = [TextContent(text=seen(piece)) for piece in shown]
-        return _tokens(texts, data) + (note_chars and NOTE_TOKENS // 4) <= room.max_tokens
+            return None
+        # A text is kept as it is, so that `_tokens` knows it again.
+        texts = [p if isinstance(p, TextContent) else TextContent(text=seen(p)) for p in shown]
+        tokens = _tokens(texts, data)
+        if tokens + (note_chars and NOTE_TOKENS // 4) > room.max_tokens:
+            return None
+        return tokens + IMAGE_TOKENS * sum(isinstance(piece, MediaContent) for piece in shown)
 
     # --- parts of that ----------------------------------------------------------------------------
 
@@ -314,7 +322,10 @@ def _sendable(text: str) -> str:
 
 
 def _tokens(pieces: Sequence[Content], data: _Data | None) -> int:
-    return max(tokens_of(pieces), 0 if data is None else estimate_tokens(data.text))
+    tokens = tokens_of(pieces)
+    if data is None or any(isinstance(piece, TextContent) and piece.text is data.text for piece in pieces):
+        return tokens
+    return max(tokens, estimate_tokens(data.text))
 
 
 def _link(kept: Kept, tool: Tool) -> ResourceLink:

@@ -17,7 +17,7 @@ MIN_PIECE_CHARS: Final = 200
 
 _MARK_CHARS: Final = 60
 _MAX_LINK_CHARS: Final = 2_000
-_IMAGE_TOKENS: Final = 1_600
+IMAGE_TOKENS: Final = 1_600
 """What a large picture costs a model; small ones cost less."""
 
 
@@ -53,7 +53,7 @@ def chars_of(pieces: Sequence[Content]) -> int:
 def tokens_of(pieces: Sequence[Content]) -> int:
     """Return about how many tokens these cost a model, pictures included."""
     pictures = sum(isinstance(piece, MediaContent) for piece in pieces)
-    return _text_tokens(pieces) + pictures * _IMAGE_TOKENS
+    return _text_tokens(pieces) + pictures * IMAGE_TOKENS
 
 
 def fit_pieces(pieces: Sequence[Content], *, max_chars: int, max_tokens: int) -> Fitted:
