@@ -1,6 +1,7 @@
 """`scripts/bench`: start, latency, throughput and memory of our server beside its peers.
 
-`scripts/bench sandbox` measures the embedded sandbox instead.
+`scripts/bench sandbox` measures the embedded sandbox instead, `scripts/bench production` what records and
+limits add to a call. Both are left out here: what is compared is what all servers do.
 
 Every round measures every server once, so that a machine that slows down slows all of them; what
 is reported is the median over the rounds, and the ratio round by round.
@@ -42,7 +43,7 @@ def servers(scratch: str) -> dict[str, tuple[list[str], list[str]]]:
         "mcp_tools", "serve", "--root", scratch, "--tools", "benchmarks.peers.echo:registry", *RULES
     )
     # Quiet, as the others are: what is measured includes hooks, not a log on a terminal.
-    ours += ["--log-level", "error"]
+    ours += ["--log-level", "error", "--no-audit"]
     found = {
         OURS: (ours, [*ours, "--transport", "http", "--port", "{port}"]),
         BARE: (module("benchmarks.peers.bare_lowlevel"), module("benchmarks.peers.bare_lowlevel", "{port}")),
@@ -134,6 +135,11 @@ def main() -> None:
         from benchmarks.sandbox.__main__ import main as sandbox
 
         sandbox(sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["production"]:
+        from benchmarks.production import main as production
+
+        production(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("only", nargs="?", choices=["all", "stdio", "http", "growth"], default="all")
