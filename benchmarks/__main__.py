@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import runpy
 import statistics
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from typing import Any
 from benchmarks.table import machine, markdown
 from benchmarks.wire import HANDSHAKE, MODERN, HttpServer, StdioServer, module
 
+ROOMS = ("audit", "limits", "workers")  # each measures itself
 OURS, BARE, MCPSERVER, FASTMCP = "mcp_tools (all tools)", "bare low-level", "MCPServer", "fastmcp"
 RULES = [
     "--deny",
@@ -140,6 +142,9 @@ def main() -> None:
         from benchmarks.production import main as production
 
         production(sys.argv[2:])
+        return
+    if sys.argv[1:2] and sys.argv[1] in ROOMS:
+        runpy.run_module(f"benchmarks.{sys.argv.pop(1)}", run_name="__main__")
         return
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("only", nargs="?", choices=["all", "stdio", "http", "growth"], default="all")
