@@ -360,7 +360,7 @@ class ToolExecutor:
         call.has_run = True
         outcome = await self._within_deadline(call, entry, entry.run, retries=entry.tool.retries)
         if isinstance(outcome, ExecutionResult):
-            return outcome
+            return await self._fit(call, outcome)
         value, structured = outcome.value, None
         if entry.shape_output is not None:
             promised = value.structured if isinstance(value, ToolOutput) else value
@@ -370,8 +370,12 @@ class ToolExecutor:
                 logger.error("call %s: result of %s does not fit: %s", call_id, name, problem)
                 message = f"{name} ran, but its result does not fit its output schema: {problem}"
                 return call.end(ErrorCode.TOOL_EXCEPTION, message)
-        result = replace(call.succeed(value), structured=structured)
-        return result if self._fitter is None else await self._fitter.fit(result, entry.tool, call.context)
+        return await self._fit(call, replace(call.succeed(value), structured=structured))
+
+    async def _fit(self, call: InFlight, result: ExecutionResult) -> ExecutionResult:
+        if self._fitter is None:
+            return result
+        return await self._fitter.fit(result, call.found.tool, call.context)
 
     async def _finish(self, call: InFlight, result: ExecutionResult) -> ExecutionResult:
         """Settle what was reserved, tell everybody, and let those who joined go on."""

@@ -5,7 +5,7 @@ so counting those comes close. The weights were fitted (November 2026, least rel
 text, for each to the geometric mean of the highest and the lowest count of three vocabularies: OpenAI's
 cl100k_base and o200k_base, and the last one that Anthropic published.
 
-Within 20 % of each of the three: English, program code, JSON, HTML, logs, base64, hex, UUIDs. Within 40 %:
+Within 20 % of each of the three: English, program code, JSON, HTML, logs, base64, hex, UUIDs. About 40 % off:
 Chinese, Japanese, Korean, emoji, CSV, paths, German. Other scripts differ by a factor of three from one
 vocabulary to the next, and so can an estimate from any one of them by a factor of two.
 """
