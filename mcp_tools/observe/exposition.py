@@ -196,6 +196,8 @@ class MetricsServer:
                 await writer.wait_closed()
         except (OSError, EOFError, TimeoutError):
             pass  # the scraper went away, or took too long
+        except asyncio.CancelledError:
+            pass  # we are closing; asyncio would log a handler that ends cancelled as a failure
         except Exception:
             logger.exception("a scrape failed")
         finally:
