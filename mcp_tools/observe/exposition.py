@@ -143,7 +143,7 @@ class MetricsServer:
         self._registry = registry
         self._listener = listener
         self._only_loopback_names = only_loopback_names
-        self._connections = 0
+        self._writers: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         self.host, self.port = listener.getsockname()[:2]
         self.url = f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}{PATH}"
         self._loop = asyncio.new_event_loop()
@@ -174,19 +174,25 @@ class MetricsServer:
             self._listener.close()
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._connected, sock=self._listener, limit=MAX_REQUEST_BYTES)
+        server = await asyncio.start_server(self._begin, sock=self._listener, limit=MAX_REQUEST_BYTES)
         await self._stop.wait()
+        # Not closed yet: asyncio would leave connections open that were accepted and are not made yet.
+        self._loop.remove_reader(self._listener)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for writer in self._writers:
+                writer.transport.abort()
+            await asyncio.wait(others)
         server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # what was aborted last is closed
+
+    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._writers) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
+        self._writers[writer] = self._loop.create_task(self._connected(reader, writer))
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
         try:
-            if self._connections > MAX_CONNECTIONS:
-                return
             async with asyncio.timeout(CONNECTION_S):
                 page = await self._page(reader)
                 lines = [f"HTTP/1.1 {page.status}", *(f"{name}: {value}" for name, value in page.headers)]
@@ -196,12 +202,10 @@ class MetricsServer:
                 await writer.wait_closed()
         except (OSError, EOFError, TimeoutError):
             pass  # the scraper went away, or took too long
-        except asyncio.CancelledError:
-            pass  # we are closing; asyncio would log a handler that ends cancelled as a failure
         except Exception:
             logger.exception("a scrape failed")
         finally:
-            self._connections -= 1
+            del self._writers[writer]
             writer.transport.abort()
 
     async def _page(self, reader: asyncio.StreamReader) -> Page:
