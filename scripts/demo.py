@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -95,8 +96,20 @@ async def say_no(_context: Any, params: Any) -> types.ElicitResult:
 # --- The tour ---------------------------------------------------------------------------------
 
 
+def log_of(root: Path) -> Path:
+    """The demonstration's own audit log: what it does is no business of yours."""
+    return root.parent / "records" / "audit.jsonl"
+
+
 def server_for(root: Path) -> StdioServerParameters:
-    return StdioServerParameters(command=SERVER, args=["serve", "--root", str(root), "--log-level", "error"])
+    flags = ["--root", str(root), "--log-level", "error", "--audit-log", str(log_of(root))]
+    return StdioServerParameters(command=SERVER, args=["serve", *flags])
+
+
+def audit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - our own command
+        [SERVER, "audit", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 async def tour(folder: Path) -> None:
@@ -167,6 +180,15 @@ async def tour(folder: Path) -> None:
         check(
             bool(result.is_error) and not (root / "new.txt").exists(), "without a question nothing is written"
         )
+
+    show_records(log_of(root))
+
+
+def show_records(log: Path) -> None:
+    heading("7. All of it is on record, from before it was answered")
+    records, verified = audit("tail", "-n", "6", str(log)), audit("verify", str(log))
+    shown(f"mcp-tools audit tail\n{records.stdout}\nmcp-tools audit verify\n{verified.stdout}")
+    check("write_file" in records.stdout and verified.returncode == 0, "the audit log is whole")
 
 
 def how_to_plug_in() -> None:
