@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Final
 
 import anyio
 
 from mcp_tools.confirmation.ledger import Binding
-from mcp_tools.types import CallContext, ErrorCode, ExecutionResult
+from mcp_tools.types import CallContext, ExecutionResult
 
 KEEP_S: Final = 300.0
-"""How long a call can be joined after its end; retries of clients come within seconds."""
+"""How long a call is remembered after its end; retries of clients come within seconds."""
 MAX_KEPT_PER_PRINCIPAL: Final = 100
-MAX_KEPT: Final = 1_000
+"""Results. Of those that ended before them only the names are remembered, so that nothing is repeated."""
+MAX_NAMES_PER_PRINCIPAL: Final = 10_000
+MAX_NAMES: Final = 100_000
 
 _LOOK_S = 0.02
 
@@ -35,11 +37,15 @@ class Effect:
         self.result: ExecutionResult | None = None
         self.ended_at: float | None = None
 
-    async def join(self) -> ExecutionResult:
-        """Wait for the call's result, in whichever event loop it runs."""
-        while self.result is None:  # noqa: ASYNC110 - an event would belong to one loop
+    async def join(self) -> ExecutionResult | None:
+        """Wait for the call's end, in whichever event loop it runs; None where its result is kept no more."""
+        while self.ended_at is None:  # noqa: ASYNC110 - an event would belong to one loop
             await anyio.sleep(_LOOK_S)
         return self.result
+
+
+class TooManyEffects(Exception):
+    """A principal's calls have more keys than are remembered. Nothing was begun."""
 
 
 class Once:
@@ -48,50 +54,72 @@ class Once:
     Args:
         clock: Monotonic seconds.
 
-    After its end a call is kept for 300 s, of each principal the last 100 and of all the last 1,000. Safe to
-    use from threads.
+    A call is remembered for 300 s after its end, 10,000 of each principal and 100,000 of all; of each
+    principal the last 100 with their results. Kept in memory: a new process knows none of them. Safe to use
+    from threads.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._effects: OrderedDict[bytes, Effect] = OrderedDict()
+        self._running: dict[bytes, Effect] = {}
+        self._ended: OrderedDict[bytes, Effect] = OrderedDict()  # the oldest first
+        self._names: Counter[str] = Counter()  # of each principal, in both
+        self._results: dict[str, deque[Effect]] = {}  # of each principal, those whose results are kept
 
     def begin(self, name: bytes, principal: str) -> tuple[Effect, bool]:
-        """Return the call of that name, and whether it is new: then the caller must `end` it."""
+        """Return the call of that name, and whether it is new: then the caller must `end` it.
+
+        Raises:
+            TooManyEffects: It would be new, and there is no room to remember it.
+        """
         with self._lock:
             self._forget_old()
-            found = self._effects.get(name)
+            found = self._running.get(name) or self._ended.get(name)
             if found is not None:
                 return found, False
-            effect = self._effects[name] = Effect(principal)
+            there = len(self._running) + len(self._ended)
+            if self._names[principal] >= MAX_NAMES_PER_PRINCIPAL or there >= MAX_NAMES:
+                raise TooManyEffects
+            effect = self._running[name] = Effect(principal)
+            self._names[principal] += 1
             return effect, True
 
     def end(self, name: bytes, result: ExecutionResult) -> None:
         """The call of that name has ended: whoever joined gets its result.
 
-        One that never ran, or that its caller withdrew, is not kept: who sends it again means to begin anew.
+        One that never ran is not remembered: who sends it again means to begin anew.
         """
         with self._lock:
-            effect = self._effects.pop(name)
+            effect = self._running.pop(name)
             effect.result, effect.ended_at = result, self._clock()
-            if result.usage is None or result.error_code is ErrorCode.CANCELLED:
+            if result.usage is None:
+                self._forget_name(effect)
                 return
-            self._effects[name] = effect
-            ended = [each for each, other in self._effects.items() if other.ended_at is not None]
-            same = [each for each in ended if self._effects[each].principal == effect.principal]
-            for each in same[:-MAX_KEPT_PER_PRINCIPAL] or ended[:-MAX_KEPT]:
-                del self._effects[each]
+            self._ended[name] = effect
+            kept = self._results.setdefault(effect.principal, deque())
+            kept.append(effect)
+            if len(kept) > MAX_KEPT_PER_PRINCIPAL:
+                kept.popleft().result = None
 
     def _forget_old(self) -> None:
-        # Those that ended move to the end of the line, so the oldest of them comes first among them.
         oldest = self._clock() - KEEP_S
-        for name, effect in list(self._effects.items()):
-            if effect.ended_at is None:
-                continue
-            if effect.ended_at > oldest:
+        while self._ended:
+            name, effect = next(iter(self._ended.items()))
+            if effect.ended_at is None or effect.ended_at > oldest:
                 return
-            del self._effects[name]
+            del self._ended[name]
+            self._forget_name(effect)
+            kept = self._results[effect.principal]
+            if kept[0] is effect:
+                kept.popleft()
+            if not kept:
+                del self._results[effect.principal]
+
+    def _forget_name(self, effect: Effect) -> None:
+        self._names[effect.principal] -= 1
+        if not self._names[effect.principal]:
+            del self._names[effect.principal]
 
 
 def name_of(tool_name: str, registration: str, arguments: Any, context: CallContext) -> bytes | None:

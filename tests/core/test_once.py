@@ -16,7 +16,7 @@ from mcp_tools import (
     ToolExecutor,
     ToolRegistry,
 )
-from mcp_tools.once import KEEP_S, MAX_KEPT, MAX_KEPT_PER_PRINCIPAL, Once
+from mcp_tools.once import KEEP_S, MAX_KEPT_PER_PRINCIPAL, Once
 from mcp_tools.types import Approval, Usage
 
 
@@ -110,7 +110,8 @@ async def test_other_arguments_callers_and_registrations_are_other_effects(count
     assert counter.effects == [0, 1, 0, 0]
 
 
-async def test_one_that_was_withdrawn_can_begin_again(counter: Counter) -> None:
+async def test_one_that_was_withdrawn_while_it_ran_is_not_repeated(counter: Counter) -> None:
+    """What it did by then is not known; and a function in a thread goes on."""
     joined: list[ExecutionResult] = []
 
     async def join() -> None:
@@ -123,9 +124,35 @@ async def test_one_that_was_withdrawn_can_begin_again(counter: Counter) -> None:
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
     assert (joined[0].error_code, joined[0].joined) == (ErrorCode.TOOL_ERROR, False)
-    assert "send it again" in (joined[0].error or "")
     counter.may_end.set()
-    assert (await counter.send("k")).result == 2
+    for result in (joined[0], await counter.send("k")):
+        assert "was withdrawn while it ran" in (result.error or "")
+        assert result.error_code is ErrorCode.TOOL_ERROR
+    assert counter.effects == [0]
+    assert (await counter.send("another")).result == 2
+
+
+async def test_a_result_that_is_kept_no_more_is_not_made_again(counter: Counter) -> None:
+    counter.may_end.set()
+    for number in range(MAX_KEPT_PER_PRINCIPAL + 1):
+        await counter.send(f"k{number}")
+    again = await counter.send("k0")
+    assert "kept no more" in (again.error or "")
+    assert (await counter.send("k1")).joined
+    assert len(counter.effects) == MAX_KEPT_PER_PRINCIPAL + 1
+
+
+async def test_more_keys_than_are_remembered_are_refused(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_tools.once.MAX_NAMES_PER_PRINCIPAL", 3)
+    counter.may_end.set()
+    codes = [(await counter.send(f"k{number}")).error_code for number in range(4)]
+    assert codes == [None, None, None, ErrorCode.RATE_LIMITED]
+    assert (await counter.send("k3", principal="bob")).is_success
+    assert (await counter.send("k0")).joined
+    counter.now = KEEP_S
+    assert (await counter.send("k3")).is_success
 
 
 async def test_a_question_is_no_effect_and_its_yes_is_one(counter: Counter) -> None:
@@ -145,19 +172,13 @@ async def test_a_question_is_no_effect_and_its_yes_is_one(counter: Counter) -> N
     assert counter.effects == [0]
 
 
-def test_what_is_kept_is_bounded() -> None:
-    once = Once()
+def test_nothing_is_left_of_what_is_forgotten() -> None:
+    now = 0.0
+    once = Once(clock=lambda: now)
     ended = ExecutionResult(status=ExecutionStatus.SUCCESS, usage=Usage(calls=1))
-
-    def is_new(name: bytes, principal: str) -> bool:
-        _, found = once.begin(name, principal)
-        if found:
-            once.end(name, ended)
-        return found
-
-    assert all(is_new(b"%d" % number, "ana") for number in range(MAX_KEPT_PER_PRINCIPAL + 50))
-    assert not is_new(b"50", "ana")
-    assert is_new(b"49", "ana")
-    assert all(is_new(b"other %d" % number, str(number)) for number in range(2 * MAX_KEPT))
-    kept = [not is_new(b"other %d" % number, str(number)) for number in reversed(range(2 * MAX_KEPT))]
-    assert kept == [True] * MAX_KEPT + [False] * MAX_KEPT
+    for number in range(1_000):
+        once.begin(b"%d" % number, str(number % 7))
+        once.end(b"%d" % number, ended)
+    now = KEEP_S
+    once.begin(b"last", "ana")
+    assert (len(once._running), len(once._ended), len(once._names), len(once._results)) == (1, 0, 1, 0)
