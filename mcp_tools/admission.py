@@ -67,4 +67,6 @@ class Admission:
             return replace(result, limits_left=lease.left)
         except LimitsUnavailable as error:  # what it reserved stays counted
             logger.error("what call %s used cannot be counted: %s", result.call_id, error)  # noqa: TRY400
-            return result
+        except Exception:  # a limiter with a bug in it; the call has ended, and is answered
+            logger.exception("what call %s used cannot be counted", result.call_id)
+        return result

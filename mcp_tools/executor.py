@@ -379,12 +379,12 @@ class ToolExecutor:
 
     async def _finish(self, call: InFlight, result: ExecutionResult) -> ExecutionResult:
         """Settle what was reserved, tell everybody, and let those who joined go on."""
-        # Shielded: nobody else gives back what this call holds.
-        with anyio.CancelScope(shield=True):
-            result = await self._admission.settle(call, result)
         try:
+            # Shielded: nobody else gives back what this call holds.
+            with anyio.CancelScope(shield=True):
+                result = await self._admission.settle(call, result)
             result = await self._recording.end(call, result)
-        finally:
+        finally:  # or whoever joined would wait for ever
             if call.effect is not None:
                 self._once.end(call.effect, result)
         return result

@@ -31,13 +31,14 @@ class Everybody:
         self.begun: list[CallStarted] = []
         self.refusal: LimitRefusal | None = None
         self.failing: set[str] = set()
+        self.errors: dict[str, type[Exception]] = {}
         self.settled: list[Usage] = []
         self.again: list[bool] = []
 
     def _step(self, name: str, error: type[Exception]) -> None:
         self.told.append(name)
         if name in self.failing:
-            raise error(f"{name} is broken; mend it")
+            raise self.errors.get(name, error)(f"{name} is broken; mend it")
 
     async def begin(self, started: CallStarted) -> None:
         self._step("begin", AuditUnavailable)
@@ -233,8 +234,9 @@ async def test_a_call_that_cannot_be_counted_does_not_run(world: World) -> None:
     assert world.all.told == ["admit", "end", "observe the end"]
 
 
-async def test_what_cannot_be_settled_changes_no_answer(world: World) -> None:
-    world.all.failing = {"settle"}
+@pytest.mark.parametrize("error", [LimitsUnavailable, ZeroDivisionError])
+async def test_what_cannot_be_settled_changes_no_answer(world: World, error: type[Exception]) -> None:
+    world.all.failing, world.all.errors = {"settle"}, {"settle": error}
     assert (await world.run("work")).result == "done"
 
 
