@@ -27,7 +27,7 @@ from mcp_tools.calling import Callee, Raised, Returned, Runnable, attempts, deta
 from mcp_tools.confirmation.ledger import Binding, ConfirmationLedger, Verdict
 from mcp_tools.errors import InvalidArguments, ToolError
 from mcp_tools.inflight import MAX_NAME_CHARS, STATUS, InFlight, as_context
-from mcp_tools.once import KEEP_S, Once, TooManyEffects, name_of
+from mcp_tools.once import Once
 from mcp_tools.output.masking import describe_exception
 from mcp_tools.output.plain import safe_str, strings_in
 from mcp_tools.recording import Recording
@@ -222,7 +222,7 @@ class ToolExecutor:
         call.entry = self._entry(call)
         if (refused := await self._admit(call) or await self._prepare(call)) is not None:
             return refused
-        if (result := await self._join(call) or await self._confirm(call)) is not None:
+        if (result := await self._once.join(call) or await self._confirm(call)) is not None:
             return result
         outer = _outer_call.get()
         if outer is not None and outer.holds_slot_of is self:
@@ -385,8 +385,7 @@ class ToolExecutor:
                 result = await self._admission.settle(call, result)
             result = await self._recording.end(call, result)
         finally:  # or whoever joined would wait for ever
-            if call.effect is not None:
-                self._once.end(call.effect, result)
+            self._once.end(call, result)
         return result
 
     # --- helpers ------------------------------------------------------------------------------
@@ -456,40 +455,6 @@ class ToolExecutor:
             return f"there is no tool {shown!r}; did you mean {close!r}?"
         return f"there is no tool {shown!r}; " + (
             f"there are: {', '.join(known[:50])}" if known else "none is registered"
-        )
-
-    async def _join(self, call: InFlight) -> ExecutionResult | None:
-        """Return the result of the call of the same name, or None when this one is to have its effect."""
-        name = name_of(call.tool_name, call.found.id, call.sent, call.context)
-        while name is not None:
-            try:
-                effect, is_new = self._once.begin(name, call.context.principal)
-            except TooManyEffects:
-                message = (
-                    "nothing was run: too many calls with idempotency keys in five minutes; try again later"
-                )
-                return replace(call.end(ErrorCode.RATE_LIMITED, message), retry_after_s=KEEP_S)
-            if is_new:
-                call.effect = name
-                return None
-            earlier = await effect.join()
-            if earlier is None or earlier.usage is not None:
-                return self._joined(call, earlier)
-            # One that never ran, such as a question, is nobody else's result.
-        return None
-
-    def _joined(self, call: InFlight, earlier: ExecutionResult | None) -> ExecutionResult:
-        if earlier is None or earlier.error_code is ErrorCode.CANCELLED:
-            what = (
-                "ended, and its result is kept no more" if earlier is None else "was withdrawn while it ran"
-            )
-            message = (
-                f"nothing was repeated: a call with this idempotency key {what}. See what it did; to do it "
-                "once more, use another key"
-            )
-            return call.end(ErrorCode.TOOL_ERROR, message)
-        return replace(
-            earlier, joined=True, call_id=call.context.call_id, duration_ms=call.elapsed_ms(), usage=None
         )
 
     def _call(

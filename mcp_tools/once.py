@@ -10,12 +10,14 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 import anyio
 
 from mcp_tools.confirmation.ledger import Binding
-from mcp_tools.types import CallContext, ExecutionResult
+from mcp_tools.inflight import InFlight
+from mcp_tools.types import ErrorCode, ExecutionResult
 
 KEEP_S: Final = 300.0
 """How long a call is remembered after its end; retries of clients come within seconds."""
@@ -44,8 +46,8 @@ class Effect:
         return self.result
 
 
-class TooManyEffects(Exception):
-    """A principal's calls have more keys than are remembered. Nothing was begun."""
+class _TooMany(Exception):
+    """There are more keys than are remembered."""
 
 
 class Once:
@@ -67,12 +69,31 @@ class Once:
         self._names: Counter[str] = Counter()  # of each principal, in both
         self._results: dict[str, deque[Effect]] = {}  # of each principal, those whose results are kept
 
-    def begin(self, name: bytes, principal: str) -> tuple[Effect, bool]:
-        """Return the call of that name, and whether it is new: then the caller must `end` it.
+    async def join(self, call: InFlight) -> ExecutionResult | None:
+        """Return the result of the call of the same name, or None when this one is to have its effect.
 
-        Raises:
-            TooManyEffects: It would be new, and there is no room to remember it.
+        Then the caller must `end` it, however it ends.
         """
+        name = _name_of(call)
+        while name is not None:
+            try:
+                effect, is_new = self._begin(name, call.context.principal)
+            except _TooMany:
+                message = (
+                    "nothing was run: too many calls with idempotency keys in five minutes; try again later"
+                )
+                return replace(call.end(ErrorCode.RATE_LIMITED, message), retry_after_s=KEEP_S)
+            if is_new:
+                call.effect = name
+                return None
+            earlier = await effect.join()
+            if earlier is None or earlier.usage is not None:
+                return _joined(call, earlier)
+            # One that never ran, such as a question, is nobody else's result.
+        return None
+
+    def _begin(self, name: bytes, principal: str) -> tuple[Effect, bool]:
+        """Return the call of that name, and whether it is new."""
         with self._lock:
             self._forget_old()
             found = self._running.get(name) or self._ended.get(name)
@@ -80,16 +101,19 @@ class Once:
                 return found, False
             there = len(self._running) + len(self._ended)
             if self._names[principal] >= MAX_NAMES_PER_PRINCIPAL or there >= MAX_NAMES:
-                raise TooManyEffects
+                raise _TooMany
             effect = self._running[name] = Effect(principal)
             self._names[principal] += 1
             return effect, True
 
-    def end(self, name: bytes, result: ExecutionResult) -> None:
-        """The call of that name has ended: whoever joined gets its result.
+    def end(self, call: InFlight, result: ExecutionResult) -> None:
+        """A call has ended: whoever joined it gets its result. Does nothing for one that nobody could join.
 
         One that never ran is not remembered: who sends it again means to begin anew.
         """
+        name, call.effect = call.effect, None
+        if name is None:
+            return
         with self._lock:
             effect = self._running.pop(name)
             effect.result, effect.ended_at = result, self._clock()
@@ -122,18 +146,31 @@ class Once:
             del self._names[effect.principal]
 
 
-def name_of(tool_name: str, registration: str, arguments: Any, context: CallContext) -> bytes | None:
+def _name_of(call: InFlight) -> bytes | None:
     """Return what names the effect of a call, or None where nothing does.
 
     The same key for another tool, principal or other arguments is another effect.
     """
-    if context.idempotency_key is None:
+    if call.context.idempotency_key is None:
         return None
     return Binding(
-        tool_name=tool_name,
-        registration=registration,
-        arguments=arguments,
-        principal=context.principal,
+        tool_name=call.found.tool.name,
+        registration=call.found.id,
+        arguments=call.sent,
+        principal=call.context.principal,
         session_id=None,  # a client that lost its connection comes back over another
-        state=context.idempotency_key,
+        state=call.context.idempotency_key,
     ).digest()
+
+
+def _joined(call: InFlight, earlier: ExecutionResult | None) -> ExecutionResult:
+    if earlier is None or earlier.error_code is ErrorCode.CANCELLED:
+        what = "ended, and its result is kept no more" if earlier is None else "was withdrawn while it ran"
+        message = (
+            f"nothing was repeated: a call with this idempotency key {what}. See what it did; to do it once "
+            "more, use another key"
+        )
+        return call.end(ErrorCode.TOOL_ERROR, message)
+    return replace(
+        earlier, joined=True, call_id=call.context.call_id, duration_ms=call.elapsed_ms(), usage=None
+    )

@@ -11,13 +11,12 @@ from mcp_tools import (
     CallContext,
     ErrorCode,
     ExecutionResult,
-    ExecutionStatus,
     ToolError,
     ToolExecutor,
     ToolRegistry,
 )
-from mcp_tools.once import KEEP_S, MAX_KEPT_PER_PRINCIPAL, Once
-from mcp_tools.types import Approval, Usage
+from mcp_tools.once import KEEP_S, MAX_KEPT_PER_PRINCIPAL
+from mcp_tools.types import Approval
 
 
 class Counter:
@@ -172,13 +171,11 @@ async def test_a_question_is_no_effect_and_its_yes_is_one(counter: Counter) -> N
     assert counter.effects == [0]
 
 
-def test_nothing_is_left_of_what_is_forgotten() -> None:
-    now = 0.0
-    once = Once(clock=lambda: now)
-    ended = ExecutionResult(status=ExecutionStatus.SUCCESS, usage=Usage(calls=1))
-    for number in range(1_000):
-        once.begin(b"%d" % number, str(number % 7))
-        once.end(b"%d" % number, ended)
-    now = KEEP_S
-    once.begin(b"last", "ana")
-    assert (len(once._running), len(once._ended), len(once._names), len(once._results)) == (1, 0, 1, 0)
+async def test_nothing_is_left_of_what_is_forgotten(counter: Counter) -> None:
+    counter.may_end.set()
+    for number in range(300):
+        await counter.send(f"k{number}", principal=str(number % 7))
+    counter.now = KEEP_S
+    await counter.send("last", principal="ana")
+    once = counter.executor._once
+    assert (len(once._running), len(once._ended), len(once._names), len(once._results)) == (0, 1, 1, 1)
