@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from mcp_tools.config.sources import environment
+from mcp_tools.config.process import environment
 from mcp_tools.confirmation.ledger import ConfirmationLedger
 from mcp_tools.errors import ConfigError, RegistrationError
 from mcp_tools.executor import ToolExecutor

@@ -116,7 +116,7 @@ def _which(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
 def default_log(settings: Settings) -> str | None:
     """Return where these settings keep the log: what they name, or a file in the user's state folder."""
     from mcp_tools.config import user_state_folder
-    from mcp_tools.config.sources import environment
+    from mcp_tools.config.process import environment
     from mcp_tools.observe.audit import DEFAULT_NAME
 
     if settings.audit_log is not None:

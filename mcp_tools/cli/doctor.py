@@ -19,7 +19,8 @@ from mcp_tools.app import python_options
 from mcp_tools.cli import exits, terminal
 from mcp_tools.cli.logs import logging_to_stderr
 from mcp_tools.config import SETTINGS, Settings, load_settings
-from mcp_tools.config.sources import environment, read_sources
+from mcp_tools.config.process import environment
+from mcp_tools.config.sources import read_sources
 from mcp_tools.config.values import Given
 from mcp_tools.doctor import CHECKS, Examined, State, Subject, Topic, examine
 from mcp_tools.errors import ConfigError

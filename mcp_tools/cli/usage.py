@@ -50,7 +50,7 @@ def usage(arguments: argparse.Namespace) -> int:
     """Print what calls used."""
     from mcp_tools.cli.prepare import read_settings
     from mcp_tools.cli.terminal import for_display
-    from mcp_tools.config.sources import environment
+    from mcp_tools.config.process import environment
     from mcp_tools.output.plain import to_json
     from mcp_tools.production import limits_place
     from mcp_tools.types import LimitsUnavailable

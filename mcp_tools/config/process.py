@@ -1,8 +1,14 @@
-"""What a serving process asks of libraries that only listen to environment variables."""
+"""This process's environment: what is handed on of it, and what libraries are told through it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+
+
+def environment() -> Mapping[str, str]:
+    """Return this process's variables, for what has to be handed them."""
+    return os.environ
 
 
 def skip_pydantic_plugins() -> None:

@@ -39,11 +39,6 @@ class Source:
     problem: str = ""
 
 
-def environment() -> Mapping[str, str]:
-    """Return this process's variables, for what has to be handed them."""
-    return os.environ
-
-
 def read_sources(config_file: str | None, environ: Mapping[str, str]) -> tuple[Source, ...]:
     """Read every file and variable that `load_settings` would, and tell what is wrong with each.
 
