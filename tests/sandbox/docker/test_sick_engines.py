@@ -280,7 +280,8 @@ def test_a_server_whose_engine_never_answers_fails_calls_in_time_and_serves_othe
     (tmp_path / "note.txt").write_text("hello")
     engine = scripted(lambda _, path: HANG if path.endswith(where) else None)
     with engine.listening() as address:
-        environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        environ["XDG_STATE_HOME"] = str(tmp_path.parent / "state")
         options = {
             "MCP_TOOLS_PYTHON_BACKEND": "docker",
             "MCP_TOOLS_PYTHON_ENGINE": address,
