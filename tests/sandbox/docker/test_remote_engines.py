@@ -328,6 +328,11 @@ def test_a_call_whose_connection_is_cut_dies_and_the_next_one_works(remote: Remo
 def test_a_call_whose_connection_falls_silent_ends_in_its_time(remote: Remote) -> None:
     with DockerSandbox(remote.image, SandboxConfig(pool_size=1, timeout_seconds=1)) as sandbox:
         sandbox.execute_sync("1", session="s")
+        (session,) = sandbox._sessions._sessions.values()
+        container = session.container
+        assert container is not None
+        # The answer comes before its next process waits; in the silence nobody would hear of that.
+        assert until(lambda: not container.link.is_quiet(), WAIT_S)
         with remote.way.held_up():
             began_s = time.monotonic()
             with pytest.raises(SandboxDied):
