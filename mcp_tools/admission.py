@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from mcp_tools.inflight import InFlight
-from mcp_tools.types import ExecutionResult, Limiter, LimitRefusal, LimitsUnavailable, Usage
+from mcp_tools.types import ExecutionResult, Lease, Limiter, LimitRefusal, LimitsUnavailable, Usage
 
 logger = logging.getLogger(__name__)
 
@@ -53,20 +53,29 @@ class Admission:
 
     async def settle(self, call: InFlight, result: ExecutionResult) -> ExecutionResult:
         """Count what the call used instead of what it reserved; returns the result with both."""
+        used = None
         if call.has_run:
             used = call.context.meter.total + Usage(calls=1, cost_usd=call.found.tool.price_usd)
-            result = replace(result, usage=used)
         lease, call.lease = call.lease, None
-        if lease is None:
+        left = None
+        if lease is not None:
+            left = await self._settled(lease, used, call)
+        if used is None and left is None:
             return result
+        return replace(result, usage=used, limits_left=result.limits_left if left is None else left)
+
+    async def _settled(self, lease: Lease, used: Usage | None, call: InFlight) -> Mapping[str, float] | None:
+        """Settle or cancel a lease; returns what is left, or None if that could not be noted."""
+        call_id = call.context.call_id
         try:
-            if result.usage is not None:
-                await lease.settle(result.usage)
+            if used is not None:
+                await lease.settle(used)
             else:
                 await lease.cancel()
-            return replace(result, limits_left=lease.left)
         except LimitsUnavailable as error:  # what it reserved stays counted
-            logger.error("what call %s used cannot be counted: %s", result.call_id, error)  # noqa: TRY400
+            logger.error("what call %s used cannot be counted: %s", call_id, error)  # noqa: TRY400
         except Exception:  # a limiter with a bug in it; the call has ended, and is answered
-            logger.exception("what call %s used cannot be counted", result.call_id)
-        return result
+            logger.exception("what call %s used cannot be counted", call_id)
+        else:
+            return lease.left
+        return None

@@ -370,7 +370,7 @@ class ToolExecutor:
                 logger.error("call %s: result of %s does not fit: %s", call_id, name, problem)
                 message = f"{name} ran, but its result does not fit its output schema: {problem}"
                 return call.end(ErrorCode.TOOL_EXCEPTION, message)
-        return await self._fit(call, replace(call.succeed(value), structured=structured))
+        return await self._fit(call, call.succeed(value, structured))
 
     async def _fit(self, call: InFlight, result: ExecutionResult) -> ExecutionResult:
         if self._fitter is None:

@@ -82,9 +82,9 @@ class InFlight:
         """Return what became of a call that did not succeed."""
         return self._result(STATUS[code], error=message, error_code=code)
 
-    def succeed(self, value: Any) -> ExecutionResult:
+    def succeed(self, value: Any, structured: Any) -> ExecutionResult:
         """Return what became of a call whose tool returned `value`."""
-        return self._result(ExecutionStatus.SUCCESS, result=value)
+        return self._result(ExecutionStatus.SUCCESS, result=value, structured=structured)
 
     def _result(self, status: ExecutionStatus, **fields: Any) -> ExecutionResult:
         context = self.context

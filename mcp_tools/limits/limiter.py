@@ -132,6 +132,7 @@ class StoreLimiter:
         self._at_once = tuple(limit for limit in self.limits if limit.window_s is None)
         self._places = Places()
         self._remembered: dict[tuple[object, ...], _Wanted] = {}
+        self._under_way: set[str] = set()
 
     async def admit(self, tool: Tool | None, context: CallContext, *, again: bool) -> _Lease | LimitRefusal:
         """See `Limiter.admit`."""
@@ -147,6 +148,7 @@ class StoreLimiter:
             return _refusal(wanted.limits[grant.index], grant, left)
         if self._at_once and tool is not None:
             self._places.expect(principal, context.call_id)
+        self._under_way.add(call)
         return _Lease(
             limiter=self,
             call=call,
@@ -184,9 +186,10 @@ class StoreLimiter:
             LimitsUnavailable: See `Store.settle`.
         """
         self._places.forget(principal, settle.call.rpartition(".")[0])
+        self._under_way.discard(settle.call)
         if settle.asks or settle.total is not None:
             # What used up some of a budget is noted before its answer goes out, so that no crash forgets it.
-            await self.store.settle(settle, is_awaited=any(settle.used or ()))
+            await self.store.settle(settle, is_awaited=any(settle.used or ()), is_alone=not self._under_way)
 
     async def _take(self, take: Take) -> Grant | Refused:
         if not take.asks:
@@ -194,7 +197,7 @@ class StoreLimiter:
         deadline = time.monotonic() + WAIT_FOR_OTHERS_S
         look_s, longest_s = _LOOK_S
         while True:
-            found = await self.store.take(take)
+            found = await self.store.take(take, is_alone=not self._under_way)
             if isinstance(found, Grant) or found.wait_s > 0 or time.monotonic() >= deadline:
                 return found
             await anyio.sleep(look_s)

@@ -39,12 +39,12 @@ class MemoryStore:
         self._clock = clock
         self._last_s = 0.0
 
-    async def take(self, take: Take) -> Grant | Refused:
+    async def take(self, take: Take, *, is_alone: bool = False) -> Grant | Refused:
         """See `Store.take`. Never waits."""
         with self._lock:
             return accounts.take(self._books, take, self._now())
 
-    async def settle(self, settle: Settle, *, is_awaited: bool) -> None:
+    async def settle(self, settle: Settle, *, is_awaited: bool, is_alone: bool = False) -> None:
         """See `Store.settle`."""
         with self._lock:
             accounts.settle(self._books, settle, self._now())

@@ -11,6 +11,7 @@ import logging
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,12 +20,13 @@ from mcp_tools.limits import accounts
 from mcp_tools.limits.clock import ReadClock, Timeline, read_clock
 from mcp_tools.limits.sqlite_books import Books, forget, make_tables
 from mcp_tools.limits.store import MAX_ACCOUNTS, Settle, Take
-from mcp_tools.limits.threaded import ThreadedStore, Work
+from mcp_tools.limits.threaded import LimitsBusy, ThreadedStore, Work
 from mcp_tools.types import LimitsUnavailable
 
 logger = logging.getLogger(__name__)
 
 BUSY_S: Final = 5.0
+_LOOK_AGAIN_S: Final = 0.01
 
 
 def open_sqlite(
@@ -46,12 +48,14 @@ def open_sqlite(
         raise ConfigError(str(error)) from error
     # From here on the connection is the thread's.
     backend.close()
-    return ThreadedStore(backend, name=path)
+    at_once = _Sqlite(path, clock=clock, max_accounts=max_accounts, busy_s=0.0)
+    return ThreadedStore(backend, name=path, at_once=at_once)
 
 
 class _Sqlite:
-    def __init__(self, path: str, *, clock: ReadClock, max_accounts: int) -> None:
+    def __init__(self, path: str, *, clock: ReadClock, max_accounts: int, busy_s: float = BUSY_S) -> None:
         self._path = path
+        self._busy_s = busy_s
         self._clock = clock
         self._max_accounts = max_accounts
         self._connection: sqlite3.Connection | None = None
@@ -63,6 +67,12 @@ class _Sqlite:
         try:
             connection = self.open()
             connection.execute("BEGIN IMMEDIATE")
+        except (sqlite3.Error, OSError) as error:
+            if _is_busy(error):
+                raise LimitsBusy(f"another process has the limits in {self._path}") from error
+            self.close()
+            raise self._unavailable(error) from error
+        try:
             now = self._now(connection)
             books = Books(connection)
             answers = [_do(books, each, now) for each in work]
@@ -80,6 +90,17 @@ class _Sqlite:
             raise
         return answers
 
+    def leave_moved(self) -> None:
+        """Let go of a file that somebody took away: the next call makes or finds another."""
+        if self._connection is None:
+            return
+        try:
+            is_moved = self._identity != _identity(self._path)
+        except OSError:
+            is_moved = True
+        if is_moved:
+            self.close()
+
     def rest(self) -> None:
         """Have the disk keep what was written, and forget what is over."""
         try:
@@ -88,8 +109,7 @@ class _Sqlite:
             forget(connection, self._now(connection, is_kept=True), self._max_accounts)
             connection.execute("COMMIT")
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            if self._identity != _identity(self._path):
-                self.close()  # somebody took the file away: the next call makes or finds another
+            self.leave_moved()
         except (sqlite3.Error, OSError, LimitsUnavailable) as error:
             logger.warning("limits: %s", error)
             self.close()
@@ -105,12 +125,14 @@ class _Sqlite:
         try:
             _make_private(self._path)
             connection = sqlite3.connect(
-                self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+                self._path, timeout=self._busy_s, isolation_level=None, check_same_thread=False
             )
         except (sqlite3.Error, OSError) as error:
             raise self._unavailable(error) from error
         try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            self._use_wal(connection)
+            # Checkpoints wait for the disk; `rest` makes them.
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute("PRAGMA synchronous = NORMAL")
             make_tables(connection)
             self._identity = _identity(self._path)
@@ -122,6 +144,19 @@ class _Sqlite:
             raise
         self._connection = connection
         return connection
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """Have changes written ahead to a log. SQLite's own patience does not cover this step."""
+        deadline_s = time.monotonic() + self._busy_s
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() >= deadline_s:
+                    raise
+            else:
+                return
+            time.sleep(_LOOK_AGAIN_S)
 
     def close(self) -> None:
         self._timeline = None
@@ -167,6 +202,10 @@ def _do(books: Books, work: Work, now: float) -> Any:
 
 def _timeline(boot: str, offset_s: float, last_s: float, wall_s: float) -> Timeline:
     return Timeline(boot=boot, offset_s=offset_s, last_s=last_s, wall_s=wall_s)
+
+
+def _is_busy(error: Exception) -> bool:
+    return isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -127,20 +127,23 @@ class Total:
 class Store(Protocol):
     """Where counts are kept. Safe to use from several threads and event loops."""
 
-    async def take(self, take: Take) -> Grant | Refused:
+    async def take(self, take: Take, *, is_alone: bool = False) -> Grant | Refused:
         """Take what a call wants, all or nothing, before anybody else takes of it.
 
+        Args:
+            is_alone: No other call is under way that could suffer if the caller's thread stands still now.
         Raises:
             LimitsUnavailable: That cannot be done; nothing was taken.
         Cancelled, it leaves nothing reserved.
         """
         ...
 
-    async def settle(self, settle: Settle, *, is_awaited: bool) -> None:
+    async def settle(self, settle: Settle, *, is_awaited: bool, is_alone: bool = False) -> None:
         """Note a call's end, before any later `take` of this process.
 
         Args:
             is_awaited: Return only once it is noted. Else at once: it is noted a moment later.
+            is_alone: As in `take`.
         Raises:
             LimitsUnavailable: It could not be noted yet. The reservation stays counted, and what there is
                 to note is kept for when the store is back, of up to 10,000 calls.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import stat
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ import anyio.abc
 import anyio.to_thread
 import pytest
 
+from mcp_tools import pace
 from mcp_tools.errors import ConfigError
-from mcp_tools.limits import Store, build_limiter, open_store, sqlite_books
+from mcp_tools.limits import Store, build_limiter, open_store, sqlite_books, threaded
 from mcp_tools.limits.sqlite import open_sqlite
 from mcp_tools.types import LimitsUnavailable, Usage
 from tests.limits.calls import admitted, count, run, tool
@@ -153,6 +156,71 @@ async def test_several_processes_may_make_the_file_at_once(path: str) -> None:
     assert sum([await count(one, 2) for one in limiters]) == 5
     for one in limiters:
         one.close()
+
+
+# --- a call that is alone ----------------------------------------------------------------------
+
+
+async def _lets_others_run(work: Awaitable[Any]) -> bool:
+    """Whether the event loop did something else until the work was done."""
+    ran: list[bool] = []
+    asyncio.get_running_loop().call_soon(ran.append, True)
+    await work
+    return bool(ran)
+
+
+async def test_a_call_that_is_alone_is_counted_at_once_unless_another_process_is_at_it(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "QUICK_S", 60.0)  # whatever else this machine does
+    one = build_limiter(["*: 40 calls / hour", "*: 9 usd / day"], open_store(path))
+    assert await count(one, 20) == 20
+    lease = await admitted(one, tool())
+    assert not await _lets_others_run(lease.settle(Usage(calls=1, cost_usd=1)))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    async with anyio.create_task_group() as group:
+        group.start_soon(admitted, one, tool())
+        await anyio.wait_all_tasks_blocked()
+        other.execute("COMMIT")
+    other.close()
+    # Others are under way from here on.
+    assert await _lets_others_run(admitted(one, tool()))
+    again = build_limiter(["*: 40 calls / hour", "*: 9 usd / day"], open_store(path))
+    lease = await admitted(again, tool())
+    assert lease.left == {"*: 40 calls / hour": 16, "*: 9 usd / day": 5}
+    one.close()
+    again.close()
+
+
+async def test_the_file_stays_small_while_calls_come_one_by_one(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written ahead goes to the file now and then, though the thread has nothing to do."""
+    monkeypatch.setattr(threaded, "REST_EVERY_S", 0.05)
+    one = build_limiter(["*: 100000 calls / hour"], open_store(path))
+    sizes = []
+    for _ in range(12):
+        assert await count(one, 100) == 100
+        sizes.append(os.stat(f"{path}-wal").st_size)
+        await anyio.sleep(0.1)
+    one.close()
+    assert max(sizes) < 6 * sizes[0], sizes
+
+
+async def test_a_file_that_was_taken_away_is_noticed_also_by_calls_that_are_alone(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threaded, "REST_EVERY_S", 0.02)
+    one = build_limiter(["*: 1000 calls / hour"], open_store(path))
+    assert await count(one, 50) == 50
+    for name in ("", "-wal", "-shm"):
+        os.rename(f"{path}{name}", f"{path}.old{name}")
+    with anyio.fail_after(10):
+        while not os.path.exists(path):  # noqa: ASYNC240
+            assert await count(one, 1) == 1
+            await anyio.sleep(0.005)
+    one.close()
 
 
 # --- the machine starts anew ------------------------------------------------------------------

@@ -79,15 +79,18 @@ class Chain:
         """The last record that this process knows to be durable."""
         return self._tip
 
-    def append(self, records: Sequence[Mapping[str, Any]]) -> Tip:
+    def append(self, records: Sequence[Mapping[str, Any]], *, wait: bool = True) -> Tip:
         """Write records behind all others and wait until they are on the disk. Blocks.
 
+        Args:
+            wait: Also for another process that is writing.
         Returns:
             The tip of the last one.
         Raises:
+            BlockingIOError: Another process is writing, and this was not to wait; nothing was written.
             OSError, Unsafe: None of them is acknowledged; the next append mends what is there first.
         """
-        with self._lock.held() as is_same_folder:
+        with self._lock.held(wait=wait) as is_same_folder:
             if not is_same_folder:
                 self._leave()
             notices = self._settle()

@@ -40,14 +40,17 @@ class FolderLock:
         return self._folder
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[bool]:
-        """Hold the lock, waiting for it as long as it takes. Yields whether the folder is the same as before.
+    def held(self, *, wait: bool = True) -> Iterator[bool]:
+        """Hold the lock. Yields whether the folder is the same as before.
 
+        Args:
+            wait: For the process that has it, as long as it takes.
         Raises:
+            BlockingIOError: Another has it, and this was not to wait.
             Unsafe, OSError: It cannot be held.
         """
         is_same = self._same_folder()
-        lock = self._take()
+        lock = self._take(fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             yield is_same
         finally:
@@ -86,13 +89,13 @@ class FolderLock:
         self._folder = open_folder(self._path, roots=self._roots)
         return False
 
-    def _take(self) -> int:
+    def _take(self, how: int) -> int:
         name = os.path.basename(self._path) + LOCK
         while True:
             if self._fd is None:
                 check_file(self.folder, name, what="the lock of the audit log", shown=self._path + LOCK)
                 self._fd = os.open(name, os.O_RDWR | os.O_CREAT | FILE_FLAGS, 0o600, dir_fd=self.folder)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            fcntl.flock(self._fd, how)
             # Who removes the lock file makes two of them: only the one that has the name counts.
             with contextlib.suppress(FileNotFoundError):
                 if identity(os.stat(name, dir_fd=self.folder)) == identity(os.fstat(self._fd)):

@@ -110,11 +110,12 @@ class AuditLog:
         """Record that a call is about to run; returns once that is durable. See `Auditor.begin`."""
         record = self._records.intent(started)
         with self._lock:
+            is_alone = not self._begun
             if len(self._begun) >= _MAX_OPEN:
                 del self._begun[next(iter(self._begun))]
             self._begun[started.call_id] = None
         try:
-            await self._writer.write(record)
+            await self._writer.write(record, is_alone=is_alone)
         except AuditUnavailable:
             with self._lock:
                 self._begun.pop(started.call_id, None)
@@ -125,7 +126,8 @@ class AuditLog:
         with self._lock:
             has_intent = result.call_id in self._begun
             self._begun.pop(result.call_id, None)
-        await self._writer.write(self._records.outcome(result, has_intent=has_intent))
+            is_alone = not self._begun
+        await self._writer.write(self._records.outcome(result, has_intent=has_intent), is_alone=is_alone)
 
     def close(self) -> None:
         """Write what still waits, then `server.stopped`. Can be called again; later records are refused."""

@@ -7,10 +7,9 @@ log, and nobody without the salt can guess a short one.
 from __future__ import annotations
 
 import functools
-import hmac
 import re
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
+from hashlib import blake2b
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
@@ -56,14 +55,17 @@ class Redactor:
         self._names = frozenset(name.casefold() for name in names)
 
     def digest(self, data: bytes) -> str:
-        """Return the salted digest that stands for `data`: 32 hex digits of HMAC-SHA-256."""
-        return hmac.digest(self._salt, data, sha256).hex()[:32]
+        """Return the salted digest that stands for `data`: 32 hex digits of BLAKE2b with the salt as key."""
+        return blake2b(data, key=self._salt, digest_size=16).hexdigest()
 
     def text(self, value: object, max_bytes: int) -> str:
         """Return a text masked, and no longer than `max_bytes` as JSON."""
         text = value if type(value) is str else safe_str(value)
-        if len(text) <= _NAME_CHARS and max_bytes > 12 * _NAME_CHARS:
-            return _masked_name(text)
+        if len(text) <= _NAME_CHARS:
+            if text.isascii() and not may_hold_secret(text):  # most ids; at most 194 bytes as JSON
+                return text
+            if max_bytes > 12 * _NAME_CHARS:
+                return _masked_name(text)
         # Cut before masking as well: a long text must not be searched for secrets.
         text = mask_secrets(encodable(text[: 2 * max_bytes]))
         if len(encode_basestring_ascii(text)) <= max_bytes:

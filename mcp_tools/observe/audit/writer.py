@@ -1,15 +1,22 @@
-"""One thread that writes what came meanwhile in one go, and wakes the calls that wait for it."""
+"""Writes records: those of one call alone at once, those of several together from a thread.
+
+Handing a record to a thread and being woken by it takes longer than a good disk does. So a call that is
+alone writes its records on the event loop itself, as long as the disk has been quick: nothing else is
+under way that this could hold up, no deadline among it. Where several calls are under way, the thread
+writes in one go what came meanwhile, and the loop never waits for the disk.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
@@ -18,6 +25,7 @@ from anyio.lowlevel import current_token
 from mcp_tools.errors import ConfigError
 from mcp_tools.observe.audit.anchor import Anchor
 from mcp_tools.observe.audit.chain import Chain
+from mcp_tools.pace import Pace
 from mcp_tools.types import AuditUnavailable
 
 logger = logging.getLogger(__name__)
@@ -43,10 +51,10 @@ class _Entry:
 
 
 class Writer:
-    """Writes to a chain from a thread of its own.
+    """Writes to a chain, from a thread of its own or at once.
 
     Args:
-        chain: Used by that thread alone from now on.
+        chain: Used by us alone from now on.
         anchor: Kept at the chain's end; None: there is none.
         anchor_every_s: The anchor is behind for no longer; 0: it is written before a record counts.
         wait_s: A record that is not on the disk by then counts as not recorded.
@@ -61,19 +69,25 @@ class Writer:
         self._anchor_works = True
         self._works = True
         self._wait_s = wait_s
+        self._pace = Pace()
+        self._turn = threading.Lock()  # held around what uses the chain
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._pid = os.getpid()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="mcp-tools-audit", daemon=True)
         self._thread.start()
 
-    async def write(self, record: Mapping[str, Any]) -> None:
+    async def write(self, record: Mapping[str, Any], *, is_alone: bool = False) -> None:
         """Have a record written and wait until it is durable; on asyncio and on trio.
 
+        Args:
+            is_alone: No other call is under way that could suffer if the disk stands still now.
         Raises:
             AuditUnavailable: It is not known to be.
         Cancelled, the record may be written or not.
         """
+        if is_alone and self._write_here(record):
+            return
         native = current_token().native_token
         # asyncio's loop and trio's token each have one function that other threads may call.
         post: Post = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon  # type: ignore[attr-defined]
@@ -103,13 +117,38 @@ class Writer:
         if self._thread.is_alive():
             logger.error("the audit log's disk hangs; its last records may be missing")
 
-    def _submit(self, entry: _Entry) -> None:
+    def _write_here(self, record: Mapping[str, Any]) -> bool:
+        """Write a record in the caller's thread, if that is quick; returns whether it is written.
+
+        Raises:
+            AuditUnavailable: It could not be.
+        """
+        # An anchor may be on another, slower disk; the thread knows when it is due.
+        if not self._pace.is_quick or self._anchor is not None or not self._queue.empty():
+            return False
+        if not self._turn.acquire(blocking=False):
+            return False
+        try:
+            self._check_open()
+            error = self._append([record], wait=False)
+        except BlockingIOError:
+            return False
+        finally:
+            self._turn.release()
+        if error is not None:
+            raise AuditUnavailable(error)
+        return True
+
+    def _check_open(self) -> None:
         if self._is_closed:
             raise AuditUnavailable("the audit log is closed")
         if os.getpid() != self._pid:
             raise AuditUnavailable(
                 "this process is a copy of the one that opened the audit log; open it again"
             )
+
+    def _submit(self, entry: _Entry) -> None:
+        self._check_open()
         if self._queue.qsize() >= MAX_WAITING:
             raise AuditUnavailable("too many records wait for the audit log's disk; try again later")
         self._queue.put(entry)
@@ -140,25 +179,14 @@ class Writer:
                 self._commit(batch)
             if not is_open or self._anchor_due_in() == 0:
                 self._write_anchor()
-        self._chain.close()
+        with self._turn:
+            self._chain.close()
         if self._anchor is not None:
             self._anchor.close()
 
     def _commit(self, batch: list[_Entry]) -> None:
-        error: str | None = None
-        try:
-            self._chain.append([entry.record for entry in batch])
-            if self._anchor_every_s <= 0 and (problem := self._write_anchor()) is not None:
-                error = f"the audit log's anchor cannot be written ({problem.strerror})"
-        except OSError as problem:
-            error = f"the audit log cannot be written ({problem.strerror or problem})"
-        except ConfigError as problem:
-            error = "the audit log's file was tampered with or replaced"
-            logger.error("%s", problem)  # noqa: TRY400
-        except Exception:
-            error = "the audit log cannot be written (an internal error)"
-            logger.exception("the audit log cannot be written")
-        self._say_once(error)
+        with self._turn:
+            error = self._append([entry.record for entry in batch], wait=True)
         woken: dict[Post, list[_Entry]] = defaultdict(list)
         for entry in batch:
             entry.error = error
@@ -169,6 +197,32 @@ class Writer:
         for post, entries in woken.items():
             with contextlib.suppress(RuntimeError):  # that loop has ended, and with it whoever waited
                 post(_wake, entries)
+
+    def _append(self, records: Sequence[Mapping[str, Any]], *, wait: bool) -> str | None:
+        """Write records, our turn; returns why that failed, or None.
+
+        Raises:
+            BlockingIOError: Another process is writing, and this was not to wait.
+        """
+        error: str | None = None
+        started_s = time.monotonic()
+        try:
+            self._chain.append(records, wait=wait)
+            if self._anchor_every_s <= 0 and (problem := self._write_anchor()) is not None:
+                error = f"the audit log's anchor cannot be written ({problem.strerror})"
+        except OSError as problem:
+            if isinstance(problem, BlockingIOError) and not wait:
+                raise
+            error = f"the audit log cannot be written ({problem.strerror or problem})"
+        except ConfigError as problem:
+            error = "the audit log's file was tampered with or replaced"
+            logger.error("%s", problem)  # noqa: TRY400
+        except Exception:
+            error = "the audit log cannot be written (an internal error)"
+            logger.exception("the audit log cannot be written")
+        self._pace.note(time.monotonic() - started_s if error is None else math.inf)
+        self._say_once(error)
+        return error
 
     def _say_once(self, error: str | None) -> None:
         if error is not None and self._works:

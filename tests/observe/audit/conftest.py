@@ -11,6 +11,15 @@ from typing import Any
 
 import pytest
 
+from tests.observe.audit.processes import running
+
+
+@pytest.fixture(autouse=True)
+def _no_recorder_is_left() -> Iterator[None]:
+    yield
+    for recorder in tuple(running):
+        recorder.kill()
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:

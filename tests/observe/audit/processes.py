@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+running: set[Recorder] = set()
+"""A fixture ends them after each test: one that is left would hold pytest's own output open."""
+
 ROOT = Path(__file__).resolve().parents[3]
 WAIT_S = 20.0
 
@@ -40,6 +43,7 @@ class Recorder:
             cwd=ROOT,
             env={**os.environ, **(environ or {})},
         )
+        running.add(self)
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
 
@@ -65,6 +69,7 @@ class Recorder:
 
     def kill(self) -> None:
         """End it at once, and take what it printed until then."""
+        running.discard(self)
         self.process.kill()
         self.process.wait(WAIT_S)
         self._thread.join(WAIT_S)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import threading
-from collections.abc import Iterator
-from fcntl import LOCK_EX, flock
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from fcntl import LOCK_EX, LOCK_UN, flock
 from pathlib import Path
 
 import anyio
 import pytest
 
-from mcp_tools.observe.audit import AuditLog, verify
+from mcp_tools import pace
+from mcp_tools.observe.audit import AuditLog, chain, verify
 from mcp_tools.types import AuditUnavailable
 from tests.observe.audit.calls import ended, started
 
@@ -137,3 +140,79 @@ async def test_an_anchor_on_a_disk_that_fails_is_told_and_with_zero_seconds_refu
         (place / "away" / "anchor" / "full").unlink()
         (place / "away" / "anchor").rmdir()
         await log.end(ended("c1"))
+
+
+# --- a call that is alone ----------------------------------------------------------------------
+
+
+@pytest.fixture
+async def quick(path: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AuditLog]:
+    """A log whose disk has been quick for a while."""
+    monkeypatch.setattr(pace, "QUICK_S", 60.0)  # whatever else this machine does
+    with AuditLog(path) as log:
+        for number in range(10):
+            await log.begin(started(f"before-{number}"))
+            await log.end(ended(f"before-{number}"))
+        yield log
+
+
+async def _lets_others_run(work: Awaitable[None]) -> bool:
+    """Whether the event loop did something else until the work was done."""
+    ran = []
+    asyncio.get_running_loop().call_soon(ran.append, True)
+    await work
+    return bool(ran)
+
+
+async def test_a_call_that_is_alone_is_recorded_at_once(quick: AuditLog, path: str) -> None:
+    assert not await _lets_others_run(quick.begin(started("c1")))
+    assert Path(path).read_text().splitlines()[-1].count('"c1"') == 1  # noqa: ASYNC240
+    assert not await _lets_others_run(quick.end(ended("c1")))
+    assert verify(path).damage is None
+
+
+async def test_while_another_call_runs_the_loop_does_not_wait_for_the_disk(quick: AuditLog) -> None:
+    await quick.begin(started("c1"))
+    assert await _lets_others_run(quick.begin(started("c2")))
+    assert await _lets_others_run(quick.end(ended("c1")))
+    assert not await _lets_others_run(quick.end(ended("c2")))
+
+
+async def test_the_loop_waits_neither_for_other_processes_nor_for_a_disk_that_was_slow(
+    quick: AuditLog, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open(f"{path}.lock") as lock:  # noqa: ASYNC230
+        flock(lock, LOCK_EX)
+        async with anyio.create_task_group() as group:
+            group.start_soon(quick.begin, started("c1"))
+            await anyio.wait_all_tasks_blocked()
+            flock(lock, LOCK_UN)
+    await quick.end(ended("c1"))
+    monkeypatch.setattr(pace, "QUICK_S", 0.0)  # no disk is that quick
+    assert not await _lets_others_run(quick.begin(started("c2")))  # it could not be known
+    assert await _lets_others_run(quick.end(ended("c2")))
+    monkeypatch.setattr(pace, "QUICK_S", 60.0)
+    assert await _lets_others_run(quick.begin(started("c3")))  # it has to prove itself first
+
+
+async def test_what_cannot_be_written_at_once_is_refused(
+    quick: AuditLog, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(chain, "sync", fails)
+        with pytest.raises(AuditUnavailable, match="Input/output"):
+            await quick.begin(started("c1"))
+    await quick.begin(started("c2"))
+    await quick.end(ended("c2"))
+    assert '"c1"' not in Path(path).read_text()  # noqa: ASYNC240
+    assert verify(path).damage is None
+
+
+async def test_a_log_that_was_closed_meanwhile_refuses_at_once(quick: AuditLog, path: str) -> None:
+    quick.close()
+    with pytest.raises(AuditUnavailable, match="closed"):
+        await quick.begin(started("c1"))
+    assert '"c1"' not in Path(path).read_text()  # noqa: ASYNC240
