@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import queue
 import threading
 import time
@@ -120,6 +121,7 @@ class ThreadedStore:
         self._owed: deque[_Job] = deque()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
         self._is_closed = False
 
     async def take(self, take: Take, *, is_alone: bool = False) -> Grant | Refused:
@@ -145,7 +147,9 @@ class ThreadedStore:
         return answer
 
     def close(self) -> None:
-        """See `Store.close`. Waits for it, at most 10 s."""
+        """See `Store.close`. Waits for it, at most 10 s. Does nothing in a forked copy."""
+        if os.getpid() != self._pid:
+            return  # the connections are the parent's, and a lock may be held for ever
         with self._lock:
             if self._is_closed:
                 return
@@ -165,6 +169,7 @@ class ThreadedStore:
         Raises:
             LimitsUnavailable: It could not be done.
         """
+        self._check_own()
         backend = self._at_once
         if backend is None or not self._pace.is_quick or self._undone or self._owed:
             return None
@@ -205,7 +210,15 @@ class ThreadedStore:
             raise LimitsUnavailable(str(job.error)) from job.error
         return job.answer
 
+    def _check_own(self) -> None:
+        # A fork has neither our thread nor a right to the connections; the lock may be held there for ever.
+        if os.getpid() != self._pid:
+            raise LimitsUnavailable(
+                f"this process is a copy of the one that opened the limits in {self.name}; open them again"
+            )
+
     def _put(self, job: _Job) -> None:
+        self._check_own()
         with self._lock:
             if self._is_closed:
                 raise LimitsUnavailable(f"the limits in {self.name} are closed")

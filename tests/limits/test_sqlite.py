@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sqlite3
 import stat
 from collections.abc import Awaitable
@@ -240,3 +241,26 @@ async def test_a_machine_that_starts_anew_counts_on(path: str, clock: Clock) -> 
     clock.advance(3_600)
     assert await count(three, 10) == 5
     three.close()
+
+
+@pytest.mark.parametrize("calls_before", [0, 1, 30])
+def test_a_forked_copy_refuses_calls_and_says_why(path: str, calls_before: int) -> None:
+    one = build_limiter(["*: 100 calls / hour"], open_store(path))
+    assert anyio.run(count, one, calls_before) == calls_before
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)  # ends a child that hangs
+        try:
+            anyio.run(run, one)
+        except LimitsUnavailable as error:
+            one.close()
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as said:
+        assert "a copy of the one that opened the limits" in said.read()
+    os.waitpid(child, 0)
+    assert anyio.run(count, one, 100) == 100 - calls_before
+    one.close()
