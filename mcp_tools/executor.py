@@ -170,6 +170,29 @@ class ToolExecutor:
             result = call.end(ErrorCode.INTERNAL_ERROR, message)
         return await self._finish(call, result)
 
+    async def refuse(
+        self,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None,
+        context: CallContext | Mapping[str, Any] | None,
+        message: str,
+    ) -> ExecutionResult:
+        """Record a call that is malformed around its arguments, so that nothing can be done with it.
+
+        It counts against limits as others do.
+
+        Args:
+            message: For the model: what is wrong.
+        """
+        call = self._call(tool_name, parameters, context)
+        call.entry = self._entry(call)
+        try:
+            refused = await self._admit(call)
+        except anyio.get_cancelled_exc_class():
+            await self._finish(call, call.end(ErrorCode.CANCELLED, "the call was withdrawn"))
+            raise
+        return await self._finish(call, refused or call.end(ErrorCode.INVALID_ARGUMENTS, message))
+
     async def needs_confirmation(
         self,
         tool_name: str,
@@ -225,10 +248,9 @@ class ToolExecutor:
         if (result := await self._once.join(call) or await self._confirm(call)) is not None:
             return result
         outer = _outer_call.get()
-        if outer is not None and outer.holds_slot_of is self:
-            return await self._run(call)
+        is_inner = outer is not None and outer.holds_slot_of is self
         async with self._admission.slot(call):
-            return await self._run_in_slot(call)
+            return await (self._run(call) if is_inner else self._run_in_slot(call))
 
     async def _run_in_slot(self, call: InFlight) -> ExecutionResult:
         slots = self._slots()
@@ -255,7 +277,11 @@ class ToolExecutor:
         """Rates and budgets. Returns a refusal, or None when the call may go on."""
         # What came with a person's answer was counted when it was asked about; made-up answers were not.
         approval = call.context.approval
-        again = approval is not None and self.confirmations.is_open(approval.confirmation_id)
+        again = (
+            approval is not None
+            and call.entry is not None
+            and self.confirmations.asks_about(approval.confirmation_id, _binding(call, None))
+        )
         match await self._admission.refusal(call, again=again):
             case LimitRefusal() as refusal:
                 refused = call.end(ErrorCode.RATE_LIMITED, refusal.message)
@@ -331,14 +357,7 @@ class ToolExecutor:
                 if call.decided == default_ruling(entry.tool):
                     return None
                 preview = Preview(text="this call says that it changes nothing")
-        binding = Binding(
-            tool_name=entry.tool.name,
-            registration=entry.id,
-            arguments=call.sent,
-            principal=context.principal,
-            session_id=context.session_id,
-            state=preview.state,
-        )
+        binding = _binding(call, preview.state)
         if context.approval is None:
             message = f"a person must confirm this call first ({call.decided.reason}); nothing was done"
             return self._question(call, ErrorCode.CONFIRMATION_REQUIRED, message, preview, binding)
@@ -380,9 +399,14 @@ class ToolExecutor:
     async def _finish(self, call: InFlight, result: ExecutionResult) -> ExecutionResult:
         """Settle what was reserved, tell everybody, and let those who joined go on."""
         try:
-            # Shielded: nobody else gives back what this call holds.
-            with anyio.CancelScope(shield=True):
-                result = await self._admission.settle(call, result)
+            try:
+                # Shielded: nobody else gives back what this call holds.
+                with anyio.CancelScope(shield=True):
+                    result = await self._admission.settle(call, result)
+            except anyio.get_cancelled_exc_class():
+                # `Task.cancel` of asyncio goes through shields. What ended is recorded all the same.
+                await self._recording.end(call, result)
+                raise
             result = await self._recording.end(call, result)
         finally:  # or whoever joined would wait for ever
             self._once.end(call, result)
@@ -479,6 +503,17 @@ class ToolExecutor:
         if limiter is None:
             limiter = limiters[self] = anyio.CapacityLimiter(self._max_concurrent_calls)
         return limiter
+
+
+def _binding(call: InFlight, state: str | None) -> Binding:
+    return Binding(
+        tool_name=call.found.tool.name,
+        registration=call.found.id,
+        arguments=call.sent,
+        principal=call.context.principal,
+        session_id=call.context.session_id,
+        state=state,
+    )
 
 
 _TOOL_FAILED: Final = (ErrorCode.TOOL_ERROR, ErrorCode.TOOL_EXCEPTION)

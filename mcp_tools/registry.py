@@ -27,7 +27,7 @@ from mcp_tools.schema import (
     read_signature,
     summary,
 )
-from mcp_tools.types import DEFAULT_TIMEOUT_S, Isolation, Provider, Tool, ToolAnnotations
+from mcp_tools.types import DEFAULT_TIMEOUT_S, MAX_USAGE, Isolation, Provider, Tool, ToolAnnotations
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -411,8 +411,8 @@ def _check_timeout(name: str, timeout_seconds: object) -> None:
 def _check_numbers(name: str, draft: Tool) -> None:
     price, retries, hints = draft.price_usd, draft.retries, draft.annotations
     is_price = isinstance(price, int | float) and not isinstance(price, bool)
-    if not is_price or not 0 <= price < math.inf:
-        raise RegistrationError(f"tool {name!r}: price_usd is {price!r}; give US dollars, 0 or more")
+    if not is_price or not 0 <= price <= MAX_USAGE:
+        raise RegistrationError(f"tool {name!r}: price_usd is {price!r}; give US dollars, from 0 to 10^15")
     if not isinstance(retries, int) or isinstance(retries, bool) or not 0 <= retries <= MAX_RETRIES:
         raise RegistrationError(
             f"tool {name!r}: retries is {retries!r}; give a whole number, 0 to {MAX_RETRIES}"

@@ -6,6 +6,7 @@ Everything else in the package is written in these words, so this file is the on
 from __future__ import annotations
 
 import copy
+import math
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -160,6 +161,9 @@ def new_call_id() -> str:
     return secrets.token_hex(8)
 
 
+MAX_USAGE: Final = 10**15
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """What a call used, or several together.
@@ -169,6 +173,9 @@ class Usage:
         cost_usd: What they cost, in US dollars.
         sandbox_cpu_s: Seconds of processor time inside sandboxes.
         input_tokens, output_tokens: Of language models: what was sent to one, or what comes back to it.
+    Raises:
+        ValueError: A number is negative, infinite or none at all, or more than 10^15: nobody could be
+            charged for that.
     """
 
     calls: int = 0
@@ -177,14 +184,44 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            calls=self.calls + other.calls,
-            cost_usd=self.cost_usd + other.cost_usd,
-            sandbox_cpu_s=self.sandbox_cpu_s + other.sandbox_cpu_s,
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
+    def __post_init__(self) -> None:
+        for name in ("calls", "cost_usd", "sandbox_cpu_s", "input_tokens", "output_tokens"):
+            value = getattr(self, name)
+            if not 0 <= value <= MAX_USAGE:  # false also for NaN
+                raise ValueError(f"{name} is {str(value)[:40]}; it must be from 0 to 10^15")
+
+    @classmethod
+    def bounded(
+        cls,
+        calls: object,
+        cost_usd: object,
+        sandbox_cpu_s: object,
+        input_tokens: object,
+        output_tokens: object,
+    ) -> Usage:
+        """Make one of what was stored or sent: no number counts as 0, and one too large as the most."""
+        return cls(
+            calls=int(_bounded(calls)),
+            cost_usd=_bounded(cost_usd),
+            sandbox_cpu_s=_bounded(sandbox_cpu_s),
+            input_tokens=int(_bounded(input_tokens)),
+            output_tokens=int(_bounded(output_tokens)),
         )
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage.bounded(
+            self.calls + other.calls,
+            self.cost_usd + other.cost_usd,
+            self.sandbox_cpu_s + other.sandbox_cpu_s,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+        )
+
+
+def _bounded(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
+        return 0
+    return min(max(value, 0), MAX_USAGE)
 
 
 class Meter:
@@ -195,6 +232,7 @@ class Meter:
         self._total = Usage()
 
     def add(self, usage: Usage) -> None:
+        """Count what was used besides."""
         with self._lock:
             self._total += usage
 
@@ -624,7 +662,10 @@ class Limiter(Protocol):
         ...
 
     def slot(self, tool: Tool, context: CallContext) -> AbstractAsyncContextManager[None]:
-        """A place among the calls that run at once; waits for it, fairly between principals."""
+        """A place among the calls that run at once; waits for it, fairly between principals.
+
+        A call that a tool makes enters inside the tool's own: it must not wait for what that one holds.
+        """
         ...
 
 

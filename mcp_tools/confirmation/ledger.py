@@ -14,7 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
@@ -53,6 +53,10 @@ class Binding:
         head = json.dumps(parts, separators=(",", ":")).encode()
         return hashlib.sha256(head + b"\n" + _exact_bytes(self.arguments)).digest()
 
+    def without_state(self) -> Binding:
+        """Return what is known of a call before its target is looked at."""
+        return replace(self, state=None)
+
 
 def _exact_bytes(arguments: Mapping[str, Any]) -> bytes:
     try:
@@ -88,6 +92,7 @@ class Verdict(Enum):
 @dataclass(frozen=True, slots=True)
 class _Open:
     digest: bytes
+    digest_without_state: bytes
     principal: str
     expires_at: float
 
@@ -115,7 +120,7 @@ class ConfirmationLedger:
     def issue(self, binding: Binding) -> str:
         """Open a question and return its id: 32 random bytes, URL-safe."""
         confirmation_id = secrets.token_urlsafe(32)
-        digest = binding.digest()
+        digest, without_state = binding.digest(), binding.without_state().digest()
         with self._lock:
             now = self._clock()
             self._drop_expired(now)
@@ -123,7 +128,7 @@ class ConfirmationLedger:
                 self._forget(next(i for i, o in self._open.items() if o.principal == binding.principal))
             elif len(self._open) >= MAX_OPEN:
                 self._forget(next(iter(self._open)))
-            self._open[confirmation_id] = _Open(digest, binding.principal, now + self.ttl_s)
+            self._open[confirmation_id] = _Open(digest, without_state, binding.principal, now + self.ttl_s)
             self._counts[binding.principal] = self._counts.get(binding.principal, 0) + 1
         return confirmation_id
 
@@ -144,11 +149,13 @@ class ConfirmationLedger:
                 return Verdict.ALTERED
             return Verdict.ACCEPTED
 
-    def is_open(self, confirmation_id: str) -> bool:
-        """Whether an answer to this question can still be redeemed."""
+    def asks_about(self, confirmation_id: str, binding: Binding) -> bool:
+        """Whether this question is open and about this call, whatever became of its target since."""
         with self._lock:
             question = self._open.get(confirmation_id)
-            return question is not None and self._clock() < question.expires_at
+        if question is None or self._clock() >= question.expires_at:
+            return False
+        return secrets.compare_digest(question.digest_without_state, binding.without_state().digest())
 
     def discard(self, confirmation_id: str) -> None:
         """Close a question without an answer, or after a no. Unknown ids are ignored."""

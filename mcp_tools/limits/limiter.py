@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -117,6 +118,18 @@ class _Lease:
         )
 
 
+@dataclass(slots=True, eq=False)
+class _Holding:
+    """Places that a call has."""
+
+    limiter: StoreLimiter
+    gates: frozenset[Gate]
+    is_open: bool = True
+
+
+_holdings: ContextVar[tuple[_Holding, ...]] = ContextVar("mcp_tools_holdings", default=())
+
+
 class StoreLimiter:
     """Holds limits for all executors of a process; see `Limiter` in `types`.
 
@@ -162,14 +175,23 @@ class StoreLimiter:
     @asynccontextmanager
     async def slot(self, tool: Tool, context: CallContext) -> AsyncIterator[None]:
         """See `Limiter.slot`."""
-        gates: dict[Gate, int] = {
+        wanted: dict[Gate, int] = {
             (limit.counts, *_apart(limit, tool, context)): int(limit.amount)
             for limit in self._at_once
             if limit.covers(tool.name)
         }
         self._places.forget(context.principal, context.call_id)
+        # What a tool calls shares the places that the tool has: its own could be the last one.
+        outer = [holding for holding in _holdings.get() if holding.limiter is self and holding.is_open]
+        gates = {g: most for g, most in wanted.items() if not any(g in holding.gates for holding in outer)}
         async with self._places.place(context.principal, gates):
-            yield
+            holding = _Holding(self, frozenset(gates))
+            mark = _holdings.set((*outer, holding))
+            try:
+                yield
+            finally:
+                holding.is_open = False  # tasks that the tool left behind hold nothing any more
+                _holdings.reset(mark)
 
     async def totals(self, days: int) -> Sequence[Total]:
         """Return what calls used on the last days that have any, the oldest first; see `Store.totals`."""

@@ -204,12 +204,12 @@ class _Redis:
                 pairs.setdefault(pair, {})[unit] = float(value)
             for pair, units in sorted(pairs.items()):
                 principal, tool = json.loads(pair)
-                usage = Usage(
-                    calls=round(units["calls"]),
-                    cost_usd=units["cost_usd"],
-                    sandbox_cpu_s=units["sandbox_cpu_s"],
-                    input_tokens=round(units["input_tokens"]),
-                    output_tokens=round(units["output_tokens"]),
+                usage = Usage.bounded(
+                    units.get("calls"),
+                    units.get("cost_usd"),
+                    units.get("sandbox_cpu_s"),
+                    units.get("input_tokens"),
+                    units.get("output_tokens"),
                 )
                 totals.append(Total(day=day, principal=principal, tool=tool, usage=usage))
         return totals

@@ -29,10 +29,6 @@ CREATE TABLE IF NOT EXISTS totals (
     input_tokens INTEGER, output_tokens INTEGER, PRIMARY KEY (day, principal, tool)
 ) WITHOUT ROWID;
 """
-_WRITE: Final = """
-INSERT INTO accounts (account, until, is_of_session, state) VALUES (?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET until = excluded.until, state = excluded.state
-"""
 _ADD_TO_TOTAL: Final = """
 UPDATE totals SET calls = calls + ?, cost_usd = cost_usd + ?, sandbox_cpu_s = sandbox_cpu_s + ?,
     input_tokens = input_tokens + ?, output_tokens = output_tokens + ?
@@ -111,15 +107,9 @@ class Books:
                 day=day,
                 principal=principal,
                 tool=tool,
-                usage=Usage(
-                    calls=calls,
-                    cost_usd=cost_usd,
-                    sandbox_cpu_s=cpu_s,
-                    input_tokens=sent,
-                    output_tokens=received,
-                ),
+                usage=Usage.bounded(*parts),
             )
-            for day, principal, tool, calls, cost_usd, cpu_s, sent, received in rows
+            for day, principal, tool, *parts in rows
         ]
 
     def flush(self) -> None:

@@ -6,6 +6,7 @@ here first: what is not a message is answered, and the SDK sees only what is one
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from mcp_types.jsonrpc import (
 )
 from pydantic import ValidationError
 from pydantic_core import from_json
+
+from mcp_tools.output.plain import encodable
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 MAX_ID_CHARS: Final = 256
@@ -71,7 +74,7 @@ def check_message(raw: bytes | bytearray, *, max_bytes: int = MAX_MESSAGE_BYTES)
     except ValueError as error:
         if not raw.strip():
             return Drop("empty")
-        return _reply(PARSE_ERROR, f"not JSON in UTF-8: {error}", None)
+        return _reply(PARSE_ERROR, f"not JSON in UTF-8: {error}", _id_in_spite(raw))
     if not isinstance(message, dict):
         what = "batches are not supported; send one message at a time"
         if not isinstance(message, list):
@@ -104,7 +107,9 @@ def _check_envelope(message: dict[str, Any]) -> Verdict:
     if params is not None and not isinstance(params, dict):
         if request_id is None:
             return Drop("a notification whose params are not an object")
-        return _reply(INVALID_PARAMS, "params: must be an object", request_id)
+        if method != "tools/call":
+            return _reply(INVALID_PARAMS, "params: must be an object", request_id)
+        params = None  # refused where calls are recorded
     # Built without validation, which the lines above have been: this is on the path of every call.
     fields = {"jsonrpc": "2.0", "method": method} | ({} if params is None else {"params": params})
     if request_id is None:
@@ -126,6 +131,16 @@ def _check_response(message: dict[str, Any], request_id: RequestId | None) -> Ve
         pass
     problem = ErrorData(code=INVALID_REQUEST, message="the response is malformed")
     return Accept(JSONRPCError(jsonrpc="2.0", id=request_id, error=problem))
+
+
+def _id_in_spite(raw: bytes | bytearray) -> RequestId | None:
+    """Return the id of a request that only a lenient parser can read, or its sender would wait for ever."""
+    try:
+        message = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    request_id = _readable_id(message.get("id")) if isinstance(message, dict) else None
+    return None if request_id is None or encodable(str(request_id)) != str(request_id) else request_id
 
 
 def _readable_id(value: object) -> RequestId | None:

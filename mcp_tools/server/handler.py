@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import anyio
 import mcp_types as types
@@ -204,15 +204,26 @@ class _Calls:
             if not is_modern and ctx.session.client_capabilities is None:
                 # A bare `notifications/initialized` opens the SDK's own gate.
                 raise MCPError(types.INVALID_REQUEST, "the connection is not initialized")
+            # The SDK would refuse these in words that name nothing, and nobody would record them.
             params = ctx.params or {}
             tool_name, arguments = params.get("name"), params.get("arguments")
             if not isinstance(tool_name, str):
-                raise MCPError(types.INVALID_PARAMS, "name: must be a string")
+                message = "params: must be an object with the tool's name, a string"
+                await self._refuse(ctx, safe_str(tool_name) if "name" in params else "", {}, message)
             if arguments is not None and not isinstance(arguments, dict):
-                # The SDK would refuse this in words that name nothing, and nobody would record it.
-                result = await self._executor.execute(tool_name, arguments, _call_context(ctx, None))
-                raise MCPError(types.INVALID_PARAMS, result.error or "arguments: must be an object")
+                message = f"arguments must be an object, not {type(arguments).__name__}"
+                await self._refuse(ctx, tool_name, {}, message)
+            try:
+                idempotency_key(ctx.meta)
+            except ValueError as error:
+                await self._refuse(ctx, tool_name, arguments, str(error))
         return await call_next(ctx)
+
+    async def _refuse(
+        self, ctx: _Context, tool_name: str, arguments: Mapping[str, Any] | None, message: str
+    ) -> NoReturn:
+        result = await self._executor.refuse(tool_name, arguments, _call_context(ctx, None), message)
+        raise MCPError(types.INVALID_PARAMS, result.error or message)
 
     async def __call__(
         self, ctx: _Context, params: types.CallToolRequestParams
@@ -220,10 +231,7 @@ class _Calls:
         watch = CancelWatch()
         progress = Progress(ctx)
         context = _call_context(ctx, progress)
-        try:
-            context = replace(context, idempotency_key=idempotency_key(ctx.meta))
-        except ValueError as error:
-            raise MCPError(types.INVALID_PARAMS, str(error)) from error
+        context = replace(context, idempotency_key=idempotency_key(ctx.meta))
         call = _Call(self._executor, ctx, params, context, progress, self._confirm_timeout_s, self._waiting)
         try:
             return await call.run()

@@ -1,6 +1,6 @@
 """The two directions of a stdio connection, with the bounds that keep either from filling memory.
 
-A request over the limit waits as raw bytes until an earlier one is answered, while responses and
+A request over the limit waits as raw bytes until an earlier one is answered, while responses, pings and
 cancellations go past it: a call that waits for a person must not keep that person's answer out. A
 client that does not read is not read from, once what waits for it has grown large.
 """
@@ -368,6 +368,8 @@ class Inbox:
             return False
         if not self._waiting and self._has_room():
             return True
+        if request.method == "ping" and self._is_read():
+            return True  # whether we live must not wait for what calls wait for
         if self._waiting_bytes + len(raw) > self._limits.waiting_bytes:
             self._refuse(request.id, BUSY, "too many requests are waiting; send it again after some answers")
             return False
@@ -396,9 +398,11 @@ class Inbox:
         return True
 
     def _has_room(self) -> bool:
-        is_read = self._outbox.queued_bytes <= self._limits.unread_bytes
         is_little = self._in_flight_bytes < self._limits.request_bytes
-        return is_read and is_little and len(self._in_flight) < self._limits.requests
+        return self._is_read() and is_little and len(self._in_flight) < self._limits.requests
+
+    def _is_read(self) -> bool:
+        return self._outbox.queued_bytes <= self._limits.unread_bytes
 
     def _answered(self, request_id: RequestId) -> None:
         self._in_flight_bytes -= self._in_flight.pop(coerce_request_id(request_id), 0)

@@ -111,15 +111,10 @@ async def relay(message: dict[str, Any], context: CallContext) -> dict[str, Any]
 
 
 def _usage(message: dict[str, Any]) -> Usage:
-    def number(name: str) -> float:
-        value: Any = message.get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return value if is_number and 0 <= value < 2**53 else 0
-
-    return Usage(
-        calls=int(number("calls")),
-        cost_usd=float(number("cost_usd")),
-        sandbox_cpu_s=float(number("sandbox_cpu_s")),
-        input_tokens=int(number("input_tokens")),
-        output_tokens=int(number("output_tokens")),
+    return Usage.bounded(
+        message.get("calls"),
+        message.get("cost_usd"),
+        message.get("sandbox_cpu_s"),
+        message.get("input_tokens"),
+        message.get("output_tokens"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -177,6 +178,17 @@ async def test_a_call_over_a_limit_is_not_even_validated(world: World) -> None:
     assert world.all.told == ["admit", "end", "observe the end"]
 
 
+async def test_an_open_question_spares_no_other_call_its_rates(world: World) -> None:
+    asked = await world.run("ask")
+    assert asked.confirmation is not None
+    approval = Approval(confirmation_id=asked.confirmation.id)
+    await world.run("work", approval=approval)
+    await world.run("nothing", approval=approval)
+    await world.run("ask", approval=approval, principal="somebody else")
+    await world.executor.execute("ask", {"context": 1}, CallContext(approval=approval))
+    assert world.all.again == [False] * 5
+
+
 async def test_an_answer_is_admitted_again_only_if_there_was_its_question(world: World) -> None:
     asked = await world.run("ask")
     assert asked.confirmation is not None
@@ -245,11 +257,49 @@ async def test_observers_that_fail_change_no_answer(world: World) -> None:
     assert (await world.run("work")).result == "done"
 
 
-async def test_a_tool_that_calls_a_tool_holds_one_place(world: World) -> None:
+async def test_a_call_that_a_tool_makes_asks_for_a_place_inside_the_tools_own(world: World) -> None:
     @world.registry.register
     async def outer() -> Any:
         return (await world.run("work")).result
 
     assert (await world.run("outer")).result == "done"
-    assert world.all.told.count("slot") == 1
+    places = [step for step in world.all.told if step.startswith("slot")]
+    assert places == ["slot", "slot", "slot is free", "slot is free"]
     assert len(world.all.results) == 2
+
+
+async def test_a_task_that_is_cancelled_while_it_settles_leaves_its_record() -> None:
+    """`Task.cancel` goes through anyio's shields."""
+    world = World()
+    settling = asyncio.Event()
+
+    async def settle(usage: Usage) -> None:
+        settling.set()
+        await asyncio.Event().wait()
+
+    world.all.settle = settle  # type: ignore[method-assign]
+    task = asyncio.create_task(world.executor.execute("work"))
+    await settling.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [result.status for result in world.all.results] == [ExecutionStatus.SUCCESS]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf"), -1, 2**63, 10**400])
+@pytest.mark.parametrize("unit", ["cost_usd", "sandbox_cpu_s", "output_tokens", "calls"])
+async def test_a_tool_that_reports_nonsense_fails_and_is_charged_for_nothing_else(
+    unit: str, number: float
+) -> None:
+    world = World()
+
+    @world.registry.register
+    async def odd(context: CallContext) -> None:
+        context.meter.add(Usage(**{unit: number}))  # type: ignore[arg-type]
+
+    result = await world.executor.execute("odd")
+    assert result.error is not None
+    assert "must be from 0 to 10^15" in result.error
+    assert world.all.settled == [Usage(calls=1)]
+    many = sum([Usage(cost_usd=10**15, output_tokens=10**15)] * 3, start=Usage())
+    assert many == Usage(cost_usd=10**15, output_tokens=10**15)

@@ -183,3 +183,57 @@ async def test_a_store_that_fails_refuses_the_call_and_nothing_runs(server: Serv
     refused = await server.call("work")
     assert refused.error_code is ErrorCode.UNAVAILABLE
     assert refused.usage is None
+
+
+async def test_what_a_tool_calls_waits_for_places_that_the_tool_does_not_have() -> None:
+    tools, running, most = ToolRegistry(), 0, 0
+
+    @tools.register
+    async def inner() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await anyio.sleep(0.01)
+        running -= 1
+
+    @tools.register
+    async def outer() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(10):
+                group.start_soon(executor.execute, "inner")
+
+    @tools.register
+    async def again(depth: int) -> str:
+        return "deep" if depth == 0 else (await executor.execute("again", {"depth": depth - 1})).result
+
+    limits = ["inner: 2 at once", "again: 1 at once", "*: 1 at once", "* per principal: 1 at once"]
+    executor = ToolExecutor(tools, limiter=build_limiter(limits))
+    with anyio.fail_after(20):
+        assert (await executor.execute("outer")).is_success
+        assert most == 2
+        assert (await executor.execute("again", {"depth": 5})).result == "deep"
+
+
+async def test_a_task_that_outlives_its_call_has_none_of_its_places() -> None:
+    tools, go_on, results = ToolRegistry(), anyio.Event(), []
+    async with anyio.create_task_group() as group:
+
+        @tools.register
+        async def leaves_a_task() -> None:
+            group.start_soon(later)
+
+        @tools.register
+        async def holds() -> None:
+            await go_on.wait()
+
+        async def later() -> None:
+            await anyio.wait_all_tasks_blocked()
+            with anyio.move_on_after(0.05):
+                results.append(await executor.execute("holds"))
+            go_on.set()
+
+        executor = ToolExecutor(tools, limiter=build_limiter(["*: 1 at once"]))
+        with anyio.fail_after(20):
+            await executor.execute("leaves_a_task")
+            assert (await executor.execute("holds")).is_success
+    assert results == []

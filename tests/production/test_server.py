@@ -13,10 +13,12 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import mcp_types as types
 import pytest
 from mcp.client import Client
@@ -26,6 +28,16 @@ from mcp.shared.exceptions import MCPError
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("--tools", "tests.production.tools:registry", "--no-python")
 ACCOUNT = "mcp-tools/account"
+HANDSHAKE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "raw", "version": "1"},
+    },
+}
 TOKEN = "a-token-of-enough-characters"
 
 
@@ -70,6 +82,42 @@ def text_of(result: types.CallToolResult) -> str:
 def account(result: types.CallToolResult) -> dict[str, Any]:
     found: dict[str, Any] = (result.meta or {})[ACCOUNT]
     return found
+
+
+async def test_calls_that_are_malformed_are_recorded_too(tmp_path: Path) -> None:
+    """G-11."""
+    meta = {"mcp-tools/idempotencyKey": ""}
+    bad: list[Any] = [
+        {},
+        {"name": 5},
+        {"name": "echo", "arguments": [1]},
+        {"name": "echo", "arguments": {"text": "x"}, "_meta": meta},
+        "nothing",
+        None,
+    ]
+    lines = [HANDSHAKE, {"jsonrpc": "2.0", "method": "notifications/initialized"}]
+    for number, params in enumerate(bad, 2):
+        lines.append({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params})
+    command = [sys.executable, "-m", "mcp_tools", "serve", *TOOLS]
+    server = await anyio.to_thread.run_sync(
+        partial(
+            subprocess.run,
+            command,
+            input="".join(f"{json.dumps(line)}\n" for line in lines).encode(),
+            cwd=ROOT,
+            env=environ(tmp_path),
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+    )
+    answers = [json.loads(line) for line in server.stdout.splitlines()]
+    codes = {answer["id"]: answer["error"]["code"] for answer in answers if "error" in answer}
+    assert codes == dict.fromkeys(range(2, 2 + len(bad)), -32602)
+    found = records(tmp_path, "call.outcome")
+    assert sorted(record["tool"] for record in found) == ["", "", "", "5", "echo", "echo"]
+    assert {record["error_code"] for record in found} == {"invalid_arguments"}
+    assert records(tmp_path, "call.intent") == []
 
 
 async def test_each_call_is_recorded_before_and_after_and_the_log_is_whole(tmp_path: Path) -> None:

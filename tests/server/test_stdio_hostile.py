@@ -25,14 +25,15 @@ BAD_LINES: list[tuple[bytes, int, Any]] = [
     (b"nonsense", PARSE_ERROR, None),
     (b'{"jsonrpc":"2.0","id":1,"method":"ping"', PARSE_ERROR, None),
     (b"\xff\xfe\x00", PARSE_ERROR, None),
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":"\\ud800"}}', PARSE_ERROR, None),
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":"\xed\xa0\x80"}}', PARSE_ERROR, None),
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":NaN}}', PARSE_ERROR, None),
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":-Infinity}}', PARSE_ERROR, None),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":"\\ud800"}}', PARSE_ERROR, 1),
+    (b'{"jsonrpc":"2.0","id":"\\ud800","method":"ping"}', PARSE_ERROR, None),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":"\xed\xa0\x80"}}', PARSE_ERROR, 1),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":NaN}}', PARSE_ERROR, 1),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":-Infinity}}', PARSE_ERROR, 1),
     (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":"\x00"}}', PARSE_ERROR, None),
     (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":' + b"9" * 6000 + b"}}", PARSE_ERROR, None),
     (b"[" * 300 + b"]" * 300, PARSE_ERROR, None),
-    (b'\xef\xbb\xbf{"jsonrpc":"2.0","id":1,"method":"ping"}', PARSE_ERROR, None),
+    (b'\xef\xbb\xbf{"jsonrpc":"2.0","id":1,"method":"ping"}', PARSE_ERROR, 1),
     (b"[]", INVALID_REQUEST, None),
     (b'"text"', INVALID_REQUEST, None),
     (b"42", INVALID_REQUEST, None),
@@ -500,6 +501,7 @@ def test_questions_and_cancellations_get_in_while_every_place_is_taken(tmp_path:
         questions = [wire.message(lambda m: m.get("method") == "elicitation/create") for _ in range(32)]
         for number in range(100, 100 + 256 - 32):
             wire.call(number, "blocks", marker=str(number))
+        wire.ping()
         wire.call("withdrawn", "effect_of", text="never")
         wire.call("after", "echo", text="waits its turn")
         wire.cancel("withdrawn")  # still waiting outside

@@ -71,7 +71,10 @@ def read_anchor(path: str | os.PathLike[str]) -> Tip:
     fd = os.open(path, os.O_RDONLY | FILE_FLAGS)
     with os.fdopen(fd, "rb") as file:
         data = file.read(MAX_ANCHOR_BYTES)
-    found = json.loads(data)
+    try:
+        found = json.loads(data)
+    except RecursionError:
+        found = None
     if (
         not isinstance(found, dict)
         or type(found.get("seq")) is not int

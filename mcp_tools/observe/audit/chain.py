@@ -26,9 +26,10 @@ from mcp_tools.observe.audit.folder import (
     rotated_name,
     tail_of,
 )
-from mcp_tools.observe.audit.line import GENESIS, Tip, seal
+from mcp_tools.observe.audit.line import GENESIS, MAX_LINE_BYTES, Tip, read, seal
 from mcp_tools.observe.audit.lock import FolderLock, identity
-from mcp_tools.observe.audit.place import FILE_FLAGS, check_file
+from mcp_tools.observe.audit.place import FILE_FLAGS, Unsafe, check_file
+from mcp_tools.observe.audit.reading import LogReader
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,11 @@ class Chain:
         elif failed_after is not None:
             notices.append(self._event("log.repaired", {"reason": reason}))
         last = tail.tip if tail.end else self._tip_before()
+        if last.seq >= self._tip.seq > 0 and not self._goes_on(size):
+            raise Unsafe(
+                f"the audit log {self._path} lacks record {self._tip.seq} now, which this server wrote: it "
+                "was replaced. Keep it as evidence elsewhere, and start the server again"
+            )
         if known.seq > last.seq or (known.seq == last.seq and known.hash != last.hash):
             logger.error(
                 "the audit log lacks records: it ends at %d, and %d were written", last.seq, known.seq
@@ -152,6 +158,20 @@ class Chain:
         self._tip, self._size = last, tail.end
         self._is_suspect = failed_after is not None
         return notices
+
+    def _goes_on(self, size: int) -> bool:
+        """Whether what others wrote follows our last record."""
+        assert self._fd is not None
+        if 0 <= self._size < size:
+            data = os.pread(self._fd, MAX_LINE_BYTES, self._size)
+            record = read(data[: data.find(b"\n") + 1])
+            if record is not None and record.get("prev") == self._tip.hash:
+                return True
+        with LogReader(self._path) as reader:
+            if reader.hash_of(self._tip.seq) == self._tip.hash:
+                return True
+        older = self._older()
+        return self._keep_files is not None and bool(older) and older[0].first_seq > self._tip.seq
 
     def _last_failure(self, head: Head | None) -> Tip | None:
         """The last good record before a write that failed, if nobody has mended that yet."""

@@ -59,7 +59,7 @@ class AuditLog:
         anchor: str | os.PathLike[str] | None = None,
         anchor_every_s: float = 1.0,
         roots: Sequence[str | os.PathLike[str]] = (),
-        wait_s: float = 30.0,
+        wait_s: float = 10.0,
     ) -> None:
         if sys.platform == "win32":
             raise ConfigError("the audit log needs a POSIX system; on Windows run the server in WSL")
@@ -115,7 +115,7 @@ class AuditLog:
                 del self._begun[next(iter(self._begun))]
             self._begun[started.call_id] = None
         try:
-            await self._writer.write(record, is_alone=is_alone)
+            await self._writer.write(record, is_alone=is_alone, is_patient=False)
         except AuditUnavailable:
             with self._lock:
                 self._begun.pop(started.call_id, None)
@@ -127,7 +127,9 @@ class AuditLog:
             has_intent = result.call_id in self._begun
             self._begun.pop(result.call_id, None)
             is_alone = not self._begun
-        await self._writer.write(self._records.outcome(result, has_intent=has_intent), is_alone=is_alone)
+        record = self._records.outcome(result, has_intent=has_intent)
+        # What has run is worth the wait.
+        await self._writer.write(record, is_alone=is_alone, is_patient=has_intent)
 
     def close(self) -> None:
         """Write what still waits, then `server.stopped`. Can be called again; later records are refused."""

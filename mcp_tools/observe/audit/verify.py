@@ -71,6 +71,8 @@ class Verification:
         unfinished: The first 1,000 of them; `unfinished_count` counts on.
         repairs: The first 1,000 `log.repaired` records.
         anchored_seq: What the anchor says; None: it was not asked.
+        is_end_known: The lock file is there, which names the last record: else it does not show when records
+            are cut from the end.
     """
 
     files: tuple[str, ...]
@@ -83,6 +85,7 @@ class Verification:
     unfinished_count: int
     repairs: tuple[dict[str, Any], ...]
     anchored_seq: int | None
+    is_end_known: bool
 
     @property
     def is_whole(self) -> bool:
@@ -250,4 +253,5 @@ class _Walk:
             unfinished_count=len(self._open) + self._forgotten,
             repairs=tuple(self._repairs),
             anchored_seq=None if self._anchored is None else self._anchored.seq,
+            is_end_known=self._head is not None,
         )

@@ -9,6 +9,7 @@ writes in one go what came meanwhile, and the loop never waits for the disk.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -25,6 +26,7 @@ from anyio.lowlevel import current_token
 from mcp_tools.errors import ConfigError
 from mcp_tools.observe.audit.anchor import Anchor
 from mcp_tools.observe.audit.chain import Chain
+from mcp_tools.output.plain import safe_str
 from mcp_tools.pace import Pace
 from mcp_tools.types import AuditUnavailable
 
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BATCH: Final = 512
 MAX_WAITING: Final = 20_000
+STUCK_S: Final = 2.0
+"""Once a disk has not answered for so long, further records are refused at once."""
 ANCHOR_AGAIN_S: Final = 1.0
 
 Post = Callable[..., object]
@@ -72,22 +76,28 @@ class Writer:
         self._pace = Pace()
         self._turn = threading.Lock()  # held around what uses the chain
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._busy_since_s: float | None = None  # monotonic
         self._pid = os.getpid()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="mcp-tools-audit", daemon=True)
         self._thread.start()
 
-    async def write(self, record: Mapping[str, Any], *, is_alone: bool = False) -> None:
+    async def write(
+        self, record: Mapping[str, Any], *, is_alone: bool = False, is_patient: bool = True
+    ) -> None:
         """Have a record written and wait until it is durable; on asyncio and on trio.
 
         Args:
             is_alone: No other call is under way that could suffer if the disk stands still now.
+            is_patient: Wait also for a disk that has kept others waiting for 2 s already.
         Raises:
             AuditUnavailable: It is not known to be.
         Cancelled, the record may be written or not.
         """
         if is_alone and self._write_here(record):
             return
+        if not is_patient:
+            self._check_stuck()
         native = current_token().native_token
         # asyncio's loop and trio's token each have one function that other threads may call.
         post: Post = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon  # type: ignore[attr-defined]
@@ -139,6 +149,14 @@ class Writer:
             raise AuditUnavailable(error)
         return True
 
+    def _check_stuck(self) -> None:
+        since_s = self._busy_since_s
+        if since_s is not None and time.monotonic() - since_s > STUCK_S:
+            raise AuditUnavailable(
+                f"the audit log's disk, or another process that holds its lock, has not answered for "
+                f"{time.monotonic() - since_s:.0f} s"
+            )
+
     def _check_open(self) -> None:
         if self._is_closed:
             raise AuditUnavailable("the audit log is closed")
@@ -185,8 +203,10 @@ class Writer:
             self._anchor.close()
 
     def _commit(self, batch: list[_Entry]) -> None:
+        self._busy_since_s = time.monotonic()
         with self._turn:
             error = self._append([entry.record for entry in batch], wait=True)
+        self._busy_since_s = None
         woken: dict[Post, list[_Entry]] = defaultdict(list)
         for entry in batch:
             entry.error = error
@@ -245,11 +265,12 @@ class Writer:
         self._anchored_at = time.monotonic()
         try:
             self._anchor.write(tip)
-        except OSError as error:
+        except Exception as error:  # also one of ours: the thread has to go on
+            problem = error if isinstance(error, OSError) else OSError(errno.EIO, safe_str(error))
             if self._anchor_works:
-                logger.error("the audit log's anchor cannot be written: %s", error.strerror)  # noqa: TRY400
+                logger.error("the audit log's anchor cannot be written: %s", problem.strerror)  # noqa: TRY400
             self._anchor_works = False
-            return error
+            return problem
         if not self._anchor_works:
             logger.warning("the audit log's anchor can be written again")
         self._anchor_works = True

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from mcp_tools.errors import ConfigError
 from mcp_tools.observe.audit import AuditLog, DamageKind, verify
+from mcp_tools.observe.audit.anchor import read_anchor
 from mcp_tools.observe.audit.line import GENESIS, read, seal
+from mcp_tools.types import AuditUnavailable
 from tests.observe.audit.calls import ended, started
 
 CALLS = 12
@@ -149,8 +151,10 @@ async def test_a_log_cut_short_with_its_lock_file_shows_against_its_anchor(place
     await write(path, anchor=anchor)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-3]))
+    assert verify(path).is_end_known
     os.unlink(f"{path}.lock")
     assert verify(path).is_whole
+    assert not verify(path).is_end_known
     found = verify(path, anchor=anchor)
     assert found.damage is not None
     assert found.damage.kind is DamageKind.REMOVED
@@ -214,3 +218,43 @@ async def test_a_copy_beside_a_log_is_no_part_of_it_unless_it_has_the_name_of_on
     assert verify(path).is_whole is not is_part
     await write(path)
     assert verify(path).is_whole is not is_part
+
+
+@pytest.mark.parametrize("is_in_place", [False, True])
+async def test_a_log_that_is_replaced_under_a_server_is_not_continued_and_its_anchor_stays(
+    place: Path, is_in_place: bool
+) -> None:
+    path, forged, anchor = (
+        place / "log" / "audit.jsonl",
+        place / "forged" / "audit.jsonl",
+        place / "a" / "anchor",
+    )
+    with AuditLog(path, anchor=anchor, anchor_every_s=0) as log:
+        await log.begin(started("real"))
+        kept = anchor.read_text()
+        with AuditLog(forged) as other:
+            for number in range(20):
+                await other.begin(started(f"forged-{number}"))
+        for name in ("audit.jsonl", "audit.jsonl.lock"):
+            if is_in_place:
+                (path.parent / name).write_bytes((forged.parent / name).read_bytes())
+            else:
+                (forged.parent / name).replace(path.parent / name)
+        for _ in range(2):
+            with pytest.raises(AuditUnavailable, match="replaced"):
+                await log.begin(started("after"))
+        assert anchor.read_text() == kept
+    with pytest.raises(ConfigError, match="cut or replaced"):
+        AuditLog(path, anchor=anchor)
+
+
+async def test_an_anchor_that_somebody_filled_with_anything_stops_no_server(place: Path) -> None:
+    path, anchor = place / "log" / "audit.jsonl", place / "a" / "anchor"
+    with AuditLog(path, anchor=anchor, anchor_every_s=0) as log:
+        for junk in ("[" * 4096, "{}", "", "\x00\xff", '{"seq": 1e400, "hash": 3}'):
+            anchor.write_text(junk)
+            await log.begin(started("c1"))
+            assert read_anchor(anchor).seq > 1
+    anchor.write_text("[" * 4096)
+    with pytest.raises(ConfigError, match="no anchor"):
+        AuditLog(path, anchor=anchor)

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from mcp_tools import pace
-from mcp_tools.observe.audit import AuditLog, chain, verify
+from mcp_tools.observe.audit import AuditLog, chain, verify, writer
 from mcp_tools.types import AuditUnavailable
 from tests.observe.audit.calls import ended, started
 
@@ -38,6 +38,27 @@ async def test_a_call_does_not_wait_forever_and_its_record_is_not_written_later(
     with pytest.raises(AuditUnavailable, match="did not answer"):
         await held.begin(started("second"))
     assert "second" not in Path(path).read_text()  # noqa: ASYNC240
+
+
+async def test_once_a_disk_hangs_new_calls_are_refused_at_once_and_ends_of_calls_wait(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = AuditLog(path, wait_s=20)
+    await log.begin(started("before"))
+    monkeypatch.setattr(writer, "STUCK_S", 0.05)
+    with open(f"{path}.lock") as lock:  # noqa: ASYNC230
+        flock(lock, LOCK_EX)
+        async with anyio.create_task_group() as group:
+            group.start_soon(log.end, ended("before"))
+            with anyio.fail_after(10):
+                while True:
+                    with anyio.move_on_after(0.05):
+                        with pytest.raises(AuditUnavailable, match="holds its lock"):
+                            await log.begin(started("after"))
+                        break
+            flock(lock, LOCK_UN)
+    log.close()
+    assert "call.outcome" in Path(path).read_text()  # noqa: ASYNC240
 
 
 async def test_a_closed_log_refuses(path: str) -> None:
