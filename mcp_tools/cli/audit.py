@@ -154,6 +154,8 @@ def _report(found: Verification) -> Iterable[str]:
         yield "not compared with an anchor: a log that was replaced whole would not show"
     elif damage is None:
         yield f"the anchor names record {found.anchored_seq}, which is there"
+    if not found.is_end_known:
+        yield "the lock file is missing: records cut from the end would not show, but by an anchor"
     if found.first_seq is not None and found.first_seq > 1:
         yield f"begins with record {found.first_seq}"
     if found.torn_bytes:
