@@ -130,7 +130,11 @@ class Chain:
             if not notices:
                 notices += self._following(known)
         assert self._fd is not None
-        size = os.fstat(self._fd).st_size
+        status = os.fstat(self._fd)
+        size = status.st_size
+        if stat.S_IMODE(status.st_mode) != 0o600:
+            logger.warning("the audit log %s was opened to others; it is closed to them again", self._path)
+            os.fchmod(self._fd, 0o600)
         if size == self._size and known == self._tip:
             return notices
         if failed_after is not None:

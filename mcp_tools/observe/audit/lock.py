@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mcp_tools.observe.audit.folder import LOCK, Head, read_head, write_head
-from mcp_tools.observe.audit.place import FILE_FLAGS, check_file, open_folder
+from mcp_tools.observe.audit.place import FILE_FLAGS, check_file, check_folders, open_folder
 
 LOOK_EVERY_S: Final = 0.2
 
@@ -76,14 +76,17 @@ class FolderLock:
         self._fd = self._folder = None
 
     def _same_folder(self) -> bool:
-        """The folder may have been moved away, or come back from a backup. Looked at now and then."""
+        """The folder may have been moved away, come back from a backup, or been opened to others. Looked at
+        now and then."""
         if self._folder is not None:
             now_s = time.monotonic()
             if now_s - self._looked_s < LOOK_EVERY_S:
                 return True
             self._looked_s = now_s
+            folder = os.path.dirname(self._path)
             with contextlib.suppress(FileNotFoundError):
-                if identity(os.fstat(self._folder)) == identity(os.stat(os.path.dirname(self._path))):
+                if identity(os.fstat(self._folder)) == identity(os.stat(folder)):
+                    check_folders(folder, "the audit log")
                     return True
             self.close()
         self._folder = open_folder(self._path, roots=self._roots)

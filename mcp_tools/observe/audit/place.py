@@ -51,7 +51,7 @@ def open_folder(path: str, *, roots: Sequence[str | os.PathLike[str]], what: str
     except OSError as error:
         raise Unsafe(f"{what} cannot be kept in {folder}: {error.strerror}") from error
     try:
-        _check_folders(folder, what)
+        check_folders(folder, what)
         check_file(descriptor, name, what=what, shown=path)
     except BaseException:
         os.close(descriptor)
@@ -100,8 +100,12 @@ def check_file(folder: int, name: str, *, what: str, shown: str) -> os.stat_resu
     return status
 
 
-def _check_folders(folder: str, what: str) -> None:
-    """The folder and all above it: whoever can rename one of them can replace the log."""
+def check_folders(folder: str, what: str) -> None:
+    """Check the folder and all above it: whoever can rename one of them can replace the log.
+
+    Raises:
+        Unsafe: Somebody else can.
+    """
     status = os.stat(folder)
     if status.st_uid not in (os.geteuid(), 0):
         raise Unsafe(f"{what}: its folder {folder} belongs to another user (uid {status.st_uid})")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcp_tools.errors import ConfigError
-from mcp_tools.observe.audit import AuditLog, verify
+from mcp_tools.observe.audit import AuditLog, lock, verify
 from mcp_tools.types import AuditUnavailable
 from tests.observe.audit.calls import started
 
@@ -128,6 +128,23 @@ async def test_a_link_put_in_its_place_under_the_server_is_not_written_through(p
         await log.begin(started("c2"))
     assert not (place / "target").exists()
     assert verify(path).is_whole
+
+
+async def test_a_folder_and_a_file_that_are_opened_to_others_under_the_server_are_noticed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "LOOK_EVERY_S", 0.0)
+    path = place / "audit.jsonl"
+    with AuditLog(path) as log:
+        path.chmod(0o666)
+        await log.begin(started("c1"))
+        assert path.stat().st_mode & 0o777 == 0o600
+        place.chmod(0o777)  # noqa: ASYNC240
+        with pytest.raises(AuditUnavailable, match="tampered"):
+            await log.begin(started("c2"))
+        place.chmod(0o700)  # noqa: ASYNC240
+        await log.begin(started("c3"))
+    assert verify(path).damage is None
 
 
 def test_a_folder_that_cannot_be_made_is_refused(place: Path) -> None:
