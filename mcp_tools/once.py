@@ -25,6 +25,7 @@ MAX_KEPT_PER_PRINCIPAL: Final = 100
 """Results. Of those that ended before them only the names are remembered, so that nothing is repeated."""
 MAX_NAMES_PER_PRINCIPAL: Final = 10_000
 MAX_NAMES: Final = 100_000
+"""Of all principals. Beyond it, whoever holds most has the oldest of its calls forgotten for newcomers."""
 
 _LOOK_S = 0.02
 
@@ -32,9 +33,10 @@ _LOOK_S = 0.02
 class Effect:
     """A call that others may join."""
 
-    __slots__ = ("ended_at", "principal", "result")
+    __slots__ = ("ended_at", "name", "principal", "result")
 
-    def __init__(self, principal: str) -> None:
+    def __init__(self, name: bytes, principal: str) -> None:
+        self.name = name
         self.principal = principal
         self.result: ExecutionResult | None = None
         self.ended_at: float | None = None
@@ -50,6 +52,61 @@ class _TooMany(Exception):
     """There are more keys than are remembered."""
 
 
+class _Ended:
+    """The calls that ended, the oldest first, and who holds how many. Every step takes constant time."""
+
+    def __init__(self) -> None:
+        self._all: OrderedDict[bytes, Effect] = OrderedDict()
+        self._of: dict[str, deque[Effect]] = {}
+        self._holders: dict[int, dict[str, None]] = {}  # of so many calls
+        self.most = 0
+        """How many the principal has that has most."""
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def get(self, name: bytes) -> Effect | None:
+        return self._all.get(name)
+
+    def oldest(self) -> Effect | None:
+        return next(iter(self._all.values()), None)
+
+    def oldest_of_most(self) -> Effect:
+        """Return the oldest call of a principal that has most; there must be one."""
+        holders = self._holders[self.most]
+        principal, _ = holders.popitem()  # the last one: finding the first takes longer
+        holders[principal] = None
+        return self._of[principal][0]
+
+    def add(self, effect: Effect) -> None:
+        self._all[effect.name] = effect
+        own = self._of.setdefault(effect.principal, deque())
+        own.append(effect)
+        if len(own) > MAX_KEPT_PER_PRINCIPAL:
+            own[-1 - MAX_KEPT_PER_PRINCIPAL].result = None
+        self._move(effect.principal, len(own) - 1, len(own))
+
+    def remove(self, effect: Effect) -> None:
+        """Forget a call that is the oldest of its principal."""
+        del self._all[effect.name]
+        own = self._of[effect.principal]
+        own.popleft()
+        self._move(effect.principal, len(own) + 1, len(own))
+        if not own:
+            del self._of[effect.principal]
+
+    def _move(self, principal: str, before: int, after: int) -> None:
+        if before:
+            holders = self._holders[before]
+            del holders[principal]
+            if not holders:
+                del self._holders[before]
+        if after:
+            self._holders.setdefault(after, {})[principal] = None
+        if after > self.most or self.most not in self._holders:
+            self.most = after
+
+
 class Once:
     """The calls that can be joined: those that run, and the last ones that ended.
 
@@ -57,17 +114,17 @@ class Once:
         clock: Monotonic seconds.
 
     A call is remembered for 300 s after its end, 10,000 of each principal and 100,000 of all; of each
-    principal the last 100 with their results. Kept in memory: a new process knows none of them. Safe to use
-    from threads.
+    principal the last 100 with their results. Who has its 10,000 is refused more. Where all have 100,000, the
+    oldest call is forgotten of whoever holds most, for anybody who holds less. Kept in memory: a new process
+    knows none of them. Safe to use from threads.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._running: dict[bytes, Effect] = {}
-        self._ended: OrderedDict[bytes, Effect] = OrderedDict()  # the oldest first
+        self._ended = _Ended()
         self._names: Counter[str] = Counter()  # of each principal, in both
-        self._results: dict[str, deque[Effect]] = {}  # of each principal, those whose results are kept
 
     async def join(self, call: InFlight) -> ExecutionResult | None:
         """Return the result of the call of the same name, or None when this one is to have its effect.
@@ -99,10 +156,14 @@ class Once:
             found = self._running.get(name) or self._ended.get(name)
             if found is not None:
                 return found, False
-            there = len(self._running) + len(self._ended)
-            if self._names[principal] >= MAX_NAMES_PER_PRINCIPAL or there >= MAX_NAMES:
+            held = self._names.get(principal, 0)
+            if held >= MAX_NAMES_PER_PRINCIPAL:
                 raise _TooMany
-            effect = self._running[name] = Effect(principal)
+            if len(self._running) + len(self._ended) >= MAX_NAMES:
+                if held >= self._ended.most:
+                    raise _TooMany
+                self._forget(self._ended.oldest_of_most())
+            effect = self._running[name] = Effect(name, principal)
             self._names[principal] += 1
             return effect, True
 
@@ -120,25 +181,18 @@ class Once:
             if result.usage is None:
                 self._forget_name(effect)
                 return
-            self._ended[name] = effect
-            kept = self._results.setdefault(effect.principal, deque())
-            kept.append(effect)
-            if len(kept) > MAX_KEPT_PER_PRINCIPAL:
-                kept.popleft().result = None
+            self._ended.add(effect)
 
     def _forget_old(self) -> None:
-        oldest = self._clock() - KEEP_S
-        while self._ended:
-            name, effect = next(iter(self._ended.items()))
-            if effect.ended_at is None or effect.ended_at > oldest:
+        until = self._clock() - KEEP_S
+        while (effect := self._ended.oldest()) is not None:
+            if effect.ended_at is None or effect.ended_at > until:
                 return
-            del self._ended[name]
-            self._forget_name(effect)
-            kept = self._results[effect.principal]
-            if kept[0] is effect:
-                kept.popleft()
-            if not kept:
-                del self._results[effect.principal]
+            self._forget(effect)
+
+    def _forget(self, effect: Effect) -> None:
+        self._ended.remove(effect)
+        self._forget_name(effect)
 
     def _forget_name(self, effect: Effect) -> None:
         self._names[effect.principal] -= 1

@@ -154,6 +154,39 @@ async def test_more_keys_than_are_remembered_are_refused(
     assert (await counter.send("k3")).is_success
 
 
+async def test_who_floods_the_table_keeps_no_newcomer_out(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_tools.once.MAX_NAMES_PER_PRINCIPAL", 10)
+    monkeypatch.setattr("mcp_tools.once.MAX_NAMES", 30)
+    counter.may_end.set()
+    for principal in ("a", "b", "c"):
+        for number in range(10):
+            assert (await counter.send(f"k{number}", principal=principal)).is_success
+    assert (await counter.send("k10", principal="a")).error_code is ErrorCode.RATE_LIMITED
+    for number in range(7):
+        assert (await counter.send(f"k{number}", principal="new")).is_success
+    # Four share the table now, and none of them has another's calls forgotten for its own.
+    once = counter.executor._once
+    assert sorted(once._names.values()) == [7, 7, 8, 8]
+    assert (len(once._ended), once._ended.most) == (30, 8)
+    assert (await counter.send("k0", principal="new")).joined
+    assert (await counter.send("k9", principal="a")).joined
+    assert (await counter.send("k0", principal="one more")).is_success
+    assert len(once._ended) == 30
+
+
+async def test_a_call_that_runs_is_never_forgotten(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_tools.once.MAX_NAMES", 1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(counter.send, "k")
+        await counter.begun.wait()
+        assert (await counter.send("other", principal="bob")).error_code is ErrorCode.RATE_LIMITED
+        counter.may_end.set()
+    assert (await counter.send("k")).joined
+    assert (await counter.send("other", principal="bob")).is_success
+
+
 async def test_a_question_is_no_effect_and_its_yes_is_one(counter: Counter) -> None:
     counter.may_end.set()
 
@@ -178,4 +211,6 @@ async def test_nothing_is_left_of_what_is_forgotten(counter: Counter) -> None:
     counter.now = KEEP_S
     await counter.send("last", principal="ana")
     once = counter.executor._once
-    assert (len(once._running), len(once._ended), len(once._names), len(once._results)) == (0, 1, 1, 1)
+    ended = once._ended
+    assert (len(once._running), len(ended), len(once._names)) == (0, 1, 1)
+    assert (list(ended._of), ended._holders, ended.most) == (["ana"], {1: {"ana": None}}, 1)
