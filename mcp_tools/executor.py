@@ -13,14 +13,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final
 
 import anyio
-from anyio.lowlevel import RunVar
 
 from mcp_tools.admission import Admission
 from mcp_tools.calling import Callee, Raised, Returned, Runnable, attempts, detached
@@ -32,6 +30,7 @@ from mcp_tools.output.masking import describe_exception
 from mcp_tools.output.plain import safe_str, strings_in
 from mcp_tools.recording import Recording
 from mcp_tools.registry import RegisteredTool, ToolRegistry
+from mcp_tools.slots import Slots
 from mcp_tools.types import (
     Auditor,
     CallContext,
@@ -57,9 +56,6 @@ from mcp_tools.validation import closest_name
 logger = logging.getLogger(__name__)
 
 MAX_CONCURRENT_CALLS: Final = 64
-_slots: RunVar[weakref.WeakKeyDictionary[ToolExecutor, anyio.CapacityLimiter]] = RunVar(
-    "mcp_tools_call_slots"
-)
 # A tool that calls another tool must not wait for a slot: its own could be the last one. So what a tool
 # calls, from its own task or from others it starts, counts with the call that it belongs to.
 _outer_call: ContextVar[InFlight | None] = ContextVar("mcp_tools_outer_call", default=None)
@@ -112,7 +108,7 @@ class ToolExecutor:
             hooks=self.execution_hooks,
         )
         self._once = Once(clock=clock)
-        self._max_concurrent_calls = max_concurrent_calls
+        self._slots = Slots(max_concurrent_calls)
         self._hide_exceptions = hide_exceptions
         self._clock = clock
 
@@ -253,11 +249,7 @@ class ToolExecutor:
             return await (self._run(call) if is_inner else self._run_in_slot(call))
 
     async def _run_in_slot(self, call: InFlight) -> ExecutionResult:
-        slots = self._slots()
-        try:
-            slots.acquire_on_behalf_of_nowait(call)
-        except anyio.WouldBlock:
-            await slots.acquire_on_behalf_of(call)
+        await self._slots.acquire(call)
         call.holds_slot_of = self
         mark = _outer_call.set(call)
         try:
@@ -265,7 +257,7 @@ class ToolExecutor:
         finally:
             _outer_call.reset(mark)
             call.holds_slot_of = None
-            slots.release_on_behalf_of(call)
+            self._slots.release(call)
 
     def _entry(self, call: InFlight) -> RegisteredTool | None:
         """Return the tool, or None where there is none for this caller."""
@@ -491,18 +483,6 @@ class ToolExecutor:
         sent = {} if parameters is None else parameters
         sent = {name: detached(value) for name, value in sent.items()} if isinstance(sent, Mapping) else sent
         return InFlight(tool_name, sent, as_context(context), self._clock)
-
-    def _slots(self) -> anyio.CapacityLimiter:
-        # Per event loop: one executor may serve several `asyncio.run` in turn.
-        try:
-            limiters = _slots.get()
-        except LookupError:
-            limiters = weakref.WeakKeyDictionary()
-            _slots.set(limiters)
-        limiter = limiters.get(self)
-        if limiter is None:
-            limiter = limiters[self] = anyio.CapacityLimiter(self._max_concurrent_calls)
-        return limiter
 
 
 def _binding(call: InFlight, state: str | None) -> Binding:
