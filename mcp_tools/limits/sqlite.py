@@ -18,15 +18,18 @@ from typing import Any, Final
 from mcp_tools.errors import ConfigError
 from mcp_tools.limits import accounts
 from mcp_tools.limits.clock import ReadClock, Timeline, read_clock
-from mcp_tools.limits.sqlite_books import Books, forget, make_tables
+from mcp_tools.limits.file import cannot_be_used, check_own, check_place, refusal
+from mcp_tools.limits.sqlite_books import Books, check_version, forget, make_tables
 from mcp_tools.limits.store import MAX_ACCOUNTS, Settle, Take
-from mcp_tools.limits.threaded import LimitsBusy, ThreadedStore, Work
+from mcp_tools.limits.threaded import Backend, LimitsBusy, ThreadedStore, Work
 from mcp_tools.types import LimitsUnavailable
 
 logger = logging.getLogger(__name__)
 
 BUSY_S: Final = 5.0
 _LOOK_AGAIN_S: Final = 0.01
+_HEAD_BYTES: Final = 100
+_MAGIC: Final = b"SQLite format 3\0"
 
 
 def open_sqlite(
@@ -50,6 +53,30 @@ def open_sqlite(
     backend.close()
     at_once = _Sqlite(path, clock=clock, max_accounts=max_accounts, busy_s=0.0)
     return ThreadedStore(backend, name=path, at_once=at_once)
+
+
+def sqlite_backend(path: str) -> Backend:
+    """Return what uses such a file, which is opened for the first work."""
+    return _Sqlite(path, clock=read_clock, max_accounts=MAX_ACCOUNTS)
+
+
+def check_sqlite(path: str) -> bool:
+    """Say whether there is such a file. Changes nothing.
+
+    Not for a process that has it open: reading it here ends the locks of SQLite there.
+    Raises:
+        ConfigError: It is something else, or could not be used: `open_sqlite` would refuse it.
+    """
+    if not check_place(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+        if head:
+            _check_head(head)
+    except (sqlite3.Error, OSError) as error:
+        raise refusal(path, error) from error
+    return True
 
 
 class _Sqlite:
@@ -184,9 +211,7 @@ class _Sqlite:
         return timeline.last_s
 
     def _unavailable(self, error: Exception) -> LimitsUnavailable:
-        return LimitsUnavailable(
-            f"the limits in {self._path} cannot be used ({error}); if the file is damaged, move it away"
-        )
+        return LimitsUnavailable(cannot_be_used(self._path, error))
 
 
 def _do(books: Books, work: Work, now: float) -> Any:
@@ -198,6 +223,13 @@ def _do(books: Books, work: Work, now: float) -> Any:
             return None
         case _:
             return books.totals(work.days)
+
+
+def _check_head(head: bytes) -> None:
+    """Source: https://www.sqlite.org/fileformat.html#the_database_header"""
+    if len(head) < _HEAD_BYTES or not head.startswith(_MAGIC):
+        raise sqlite3.DatabaseError("file is not a database")
+    check_version(int.from_bytes(head[60:64], "big"))
 
 
 def _timeline(boot: str, offset_s: float, last_s: float, wall_s: float) -> Timeline:
@@ -224,9 +256,6 @@ def _make_private(path: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     found = os.lstat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError("it is no ordinary file")
-    if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
-        raise OSError("it belongs to somebody else")
+    check_own(found)
     if stat.S_IMODE(found.st_mode) & 0o077:
         os.chmod(path, 0o600)

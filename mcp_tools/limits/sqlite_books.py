@@ -43,10 +43,19 @@ def make_tables(connection: sqlite3.Connection) -> None:
         sqlite3.Error: That failed, or somebody else's tables are there.
     """
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, _VERSION):
-        raise sqlite3.DatabaseError("another version wrote it; use another file")
+    check_version(version)
     if version == 0:
         connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {_VERSION};COMMIT;")
+
+
+def check_version(version: int) -> None:
+    """Check a file's version; 0 is one without tables.
+
+    Raises:
+        sqlite3.Error: The tables are somebody else's.
+    """
+    if version not in (0, _VERSION):
+        raise sqlite3.DatabaseError("another version wrote it; use another file")
 
 
 class Books:

@@ -19,7 +19,8 @@ import pytest
 from mcp_tools import pace
 from mcp_tools.errors import ConfigError
 from mcp_tools.limits import Store, build_limiter, open_store, sqlite_books, threaded
-from mcp_tools.limits.sqlite import open_sqlite
+from mcp_tools.limits.later import open_later
+from mcp_tools.limits.sqlite import check_sqlite, open_sqlite
 from mcp_tools.types import LimitsUnavailable, Usage
 from tests.limits.calls import admitted, count, run, tool
 from tests.limits.conftest import Clock
@@ -80,6 +81,55 @@ def test_what_is_no_file_of_ours_is_refused_at_start(tmp_path: Path, make: Any) 
     make(tmp_path / "limits")
     with pytest.raises(ConfigError, match="limits"):
         open_store(str(tmp_path / "limits"))
+
+
+@pytest.mark.parametrize("make", [_folder, _link, _queue, _text, _newer])
+def test_a_check_refuses_what_a_start_refuses_and_changes_nothing(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "limits")
+    before = os.lstat(tmp_path / "limits")
+    with pytest.raises(ConfigError) as checked:
+        check_sqlite(str(tmp_path / "limits"))
+    assert (os.lstat(tmp_path / "limits"), os.listdir(tmp_path)) == (before, ["limits"])
+    with pytest.raises(ConfigError) as started:
+        open_store(str(tmp_path / "limits"))
+    assert str(checked.value) == str(started.value)
+
+
+def test_a_check_refuses_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("file/limits", "file/new/limits"):
+        with pytest.raises(ConfigError, match="limits in"):
+            check_sqlite(str(tmp_path / name))
+
+
+async def test_a_check_knows_a_file_of_ours_and_one_that_is_not_there_yet(path: str, tmp_path: Path) -> None:
+    assert check_sqlite(path) is False
+    assert os.listdir(tmp_path) == []
+    one = build_limiter([RULE], open_store(path))
+    await run(one)
+    one.close()
+    assert check_sqlite(path) is True
+
+
+async def test_a_file_for_totals_is_opened_when_a_call_has_ended(
+    path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = build_limiter([], open_later(path))
+    lease = await admitted(one)
+    assert os.listdir(tmp_path) == []
+    os.mkdir(os.path.dirname(path))
+    os.mkdir(path)  # in the way
+    await lease.settle(Usage(calls=1))
+    with anyio.fail_after(10):
+        await run(one)
+        with pytest.raises(LimitsUnavailable):
+            await one.totals(1)
+        os.rmdir(path)
+        await run(one)
+        (total,) = await one.totals(1)
+    assert total.usage.calls == 3
+    assert [each for each in caplog.messages if "kept in memory" in each] == caplog.messages[:1]
+    one.close()
 
 
 def _damage(path: str) -> None:
