@@ -1,0 +1,1 @@
+"""How this server reaches the web: addresses checked before they are dialled, everything bounded."""
