@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 from mcp_tools.cli import exits
 
 if TYPE_CHECKING:
-    from mcp_tools.config import Settings
     from mcp_tools.observe.audit import Verification
 
 DEFAULT_LINES: Final = 10
@@ -108,21 +107,16 @@ def _which(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
     if arguments.file is not None:
         return arguments.file, anchor
     from mcp_tools.cli.prepare import read_settings
+    from mcp_tools.config.process import environment
+    from mcp_tools.errors import ConfigError
+    from mcp_tools.production import audit_path
 
     settings = read_settings(arguments)
-    return default_log(settings), anchor or settings.audit_anchor
-
-
-def default_log(settings: Settings) -> str | None:
-    """Return where these settings keep the log: what they name, or a file in the user's state folder."""
-    from mcp_tools.config import user_state_folder
-    from mcp_tools.config.process import environment
-    from mcp_tools.observe.audit import DEFAULT_NAME
-
-    if settings.audit_log is not None:
-        return settings.audit_log
-    folder = user_state_folder(environment())
-    return None if folder is None else os.path.join(folder, DEFAULT_NAME)
+    try:
+        path = audit_path(settings, environment())
+    except ConfigError:  # it names flags of `serve`
+        return None, None
+    return path, anchor or settings.audit_anchor
 
 
 def _verify(path: str, anchor: str | None, *, as_json: bool) -> int:
