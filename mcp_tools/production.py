@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
     from mcp_tools.output.store import OutputStore
     from mcp_tools.registry import ToolRegistry
 
+logger = logging.getLogger(__name__)
+
 LIMITS_FILE = "limits.sqlite3"
+IN_MEMORY = "memory://"
+"""As `limits_store`: counts and totals end with the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +146,7 @@ def audit_path(settings: Settings, environ: Mapping[str, str]) -> str:
 
 
 def limits_place(settings: Settings, environ: Mapping[str, str]) -> str:
-    """Return the file or URL that limits are counted in.
+    """Return the file or URL that limits are counted in, and what calls used.
 
     Raises:
         ConfigError: None is named, and there is no home to have one.
@@ -181,9 +186,20 @@ def _limiter(settings: Settings, environ: Mapping[str, str]) -> StoreLimiter:
     # The executor's own places are given to whoever came first; the limiter's are fair between principals.
     texts = (f"*: {settings.max_concurrent_calls} at once", *settings.limits)
     limits = [parse_limit(text) for text in texts]  # before a store is opened for them
-    if not settings.limits and settings.limits_store is None:
+    if settings.limits_store == IN_MEMORY:
         return build_limiter(limits)
-    return build_limiter(limits, open_store(limits_place(settings, environ)))
+    if settings.limits or settings.limits_store is not None:
+        return build_limiter(limits, open_store(limits_place(settings, environ)))
+    # Only totals: no call, and no start, is to depend on them.
+    from mcp_tools.limits.file import check_place
+    from mcp_tools.limits.later import open_later
+
+    try:
+        check_place(place := limits_place(settings, environ))
+    except ConfigError as error:
+        logger.warning("what calls use is kept in memory only: %s", error)
+        return build_limiter(limits)
+    return build_limiter(limits, open_later(place))
 
 
 def _telemetry(environ: Mapping[str, str]) -> Telemetry | None:

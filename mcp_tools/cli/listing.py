@@ -13,6 +13,7 @@ from typing import Any
 from mcp_tools.cli import exits, terminal
 from mcp_tools.cli.prepare import prepared, read_settings
 from mcp_tools.output.plain import to_json
+from mcp_tools.production import IN_MEMORY
 from mcp_tools.types import Tool
 
 MIN_TEXT_CHARS = 30
@@ -25,7 +26,7 @@ def list_tools(arguments: argparse.Namespace) -> int:
         read_settings(arguments),
         audit_enabled=False,
         limits=(),
-        limits_store=None,
+        limits_store=IN_MEMORY,
         metrics_enabled=False,
         metrics_port=None,
     )

@@ -349,7 +349,10 @@ def _add_production(command: argparse.ArgumentParser) -> None:
         "--limit", dest="limits", action="append", metavar="LIMIT", help="see docs/limits.md; repeatable"
     )
     group.add_argument(
-        "--limits-store", metavar="FILE|URL", help="where they are counted: a file, or redis://…"
+        "--limits-store",
+        metavar="FILE|URL",
+        help="where they are counted, and what calls used: a file, redis://…, or memory://; default in your "
+        "state folder",
     )
     group.add_argument("--metrics-port", metavar="N", help="a loopback port for /metrics beside stdio")
     group.add_argument("--output-max-chars", metavar="N", help="of one result; default 100000")

@@ -26,7 +26,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     usage = commands.add_parser(
         "usage",
         help="show what calls used",
-        description="What calls used, as it was counted beside the limits: calls that ran, their cost, "
+        description="What calls used, with limits and without: calls that ran, their cost, "
         "processor time in sandboxes, and tokens of language models. Days are those of UTC.",
         allow_abbrev=False,
     )
@@ -52,10 +52,17 @@ def usage(arguments: argparse.Namespace) -> int:
     from mcp_tools.cli.terminal import for_display
     from mcp_tools.config.process import environment
     from mcp_tools.output.plain import to_json
-    from mcp_tools.production import limits_place
+    from mcp_tools.production import IN_MEMORY, limits_place
     from mcp_tools.types import LimitsUnavailable
 
     place = limits_place(read_settings(arguments), environment())
+    if place == IN_MEMORY:
+        print(
+            f"mcp-tools: limits_store is {IN_MEMORY}: each server forgets at its end what calls used. "
+            "To keep it, leave the setting out, or name a file",
+            file=sys.stderr,
+        )
+        return exits.FAILED
     try:
         totals = _read(place, arguments.days)
     except LimitsUnavailable as error:

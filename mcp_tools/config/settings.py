@@ -68,8 +68,8 @@ class Settings:
         audit_required: `all` calls, or those of tools that can make `changes`: the others run also where
             their record cannot be written.
         limits: Rates, budgets and places, as `mcp_tools.limits` reads them.
-        limits_store: A file, or the URL of a Redis server. None: a file in the user's state folder, where
-            there are limits.
+        limits_store: Where limits are counted, and what calls used: a file, the URL of a Redis server, or
+            `memory://`. None: a file in the user's state folder.
         metrics_enabled: There is `/metrics` beside the HTTP endpoints.
         metrics_port: A loopback port for `/metrics` beside stdio. None: there is none.
         output_max_chars, output_max_tokens: Of one result; the whole is kept for `read_output`.

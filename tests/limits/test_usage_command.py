@@ -88,6 +88,12 @@ def test_where_nothing_was_counted_nothing_is_made(path: str, capsys: pytest.Cap
     assert call(capsys, "--limits-store", path, "--json")[1] == "[]\n"
 
 
+def test_totals_that_nobody_keeps_are_a_failure_that_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, "--limits-store", "memory://")
+    assert (code, out) == (1, "")
+    assert "leave the setting out" in err
+
+
 def test_a_server_that_is_gone_is_a_failure(
     tmp_path: Path, redis_server: RedisProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
