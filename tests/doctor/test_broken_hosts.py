@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -348,3 +350,86 @@ def test_limits_are_said_as_they_are_understood(no_python: Doctor) -> None:
     assert said.one("limits", "limit 1")["state"] == "ok"
     assert "'*: never'" in said.one("limits", "limit 2")["found"]
     assert no_python().one("limits", "limits")["state"] == "ok"
+
+
+def _serve(environ: dict[str, str], *flags: str) -> int:
+    """Start a server that has no client, and say how it ended."""
+    argv = [sys.executable, "-m", "mcp_tools", "serve", "--no-python", *flags]
+    done = subprocess.run(
+        argv, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+    )
+    return done.returncode
+
+
+_TIP = '{"v":1,"seq":9,"hash":"sha256:00"}\n'
+
+
+@pytest.mark.parametrize(
+    ("anchor", "text", "said"),
+    [
+        pytest.param("other/anchor", _TIP, "does not hold record 9", id="names a record that is not there"),
+        pytest.param("other/anchor", "no anchor", "no anchor of an audit log", id="no anchor"),
+        pytest.param("log/anchor", None, "the log's own folder", id="beside the log"),
+        pytest.param("root/anchor", None, "which tools may change", id="in a root"),
+        pytest.param("root/new/anchor", None, "which tools may change", id="in a new folder in a root"),
+        pytest.param("file/anchor", None, "cannot be kept in", id="in a file"),
+    ],
+)
+def test_an_anchor_that_a_server_refuses_is_a_problem(
+    no_python: Doctor, environ: dict[str, str], tmp_path: Path, anchor: str, text: str | None, said: str
+) -> None:
+    for folder in ("log", "other", "root"):
+        (tmp_path / folder).mkdir(mode=0o700)
+    (tmp_path / "file").touch()
+    log = ("--audit-log", str(tmp_path / "log" / "log.jsonl"), "--root", str(tmp_path / "root"))
+    assert _serve(environ, *log) == 0
+    if text is not None:
+        (tmp_path / anchor).write_text(text)
+    flags = (*log, "--audit-anchor", str(tmp_path / anchor))
+    found = no_python(*flags).one("audit", "anchor")
+    assert (found["state"], said in found["found"]) == ("problem", True), found
+    assert sorted(os.listdir(tmp_path / "root")) == []
+    assert _serve(environ, *flags) == 2
+
+
+def test_an_anchor_that_a_server_keeps_is_not(
+    no_python: Doctor, environ: dict[str, str], tmp_path: Path
+) -> None:
+    flags = ("--audit-log", str(tmp_path / "log" / "l"), "--audit-anchor", str(tmp_path / "new" / "anchor"))
+    assert "begun at the first start" in no_python(*flags).one("audit", "anchor")["found"]
+    assert not (tmp_path / "new").exists()
+    assert _serve(environ, *flags) == 0
+    found = no_python(*flags).one("audit", "anchor")
+    assert (found["state"], "the log holds record" in found["found"]) == ("ok", True), found
+
+
+def test_a_log_that_would_be_made_in_a_root_is_a_problem(no_python: Doctor, tmp_path: Path) -> None:
+    said = no_python("--root", str(tmp_path), "--audit-log", str(tmp_path / "new" / "log.jsonl"))
+    assert "which tools may change" in said.one("audit", "audit log")["found"]
+
+
+@pytest.mark.parametrize("kind", ["link", "text", "folder"])
+def test_a_place_for_limits_that_a_server_refuses_is_a_problem(
+    no_python: Doctor, environ: dict[str, str], tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "limits"
+    match kind:
+        case "link":
+            path.symlink_to(tmp_path / "elsewhere")
+        case "text":
+            path.write_text("not a database, whatever its name says\n" * 100)
+        case _:
+            path.mkdir()
+    flags = ("--limits-store", str(path))
+    found = no_python(*flags).one("limits", "where")
+    assert (found["state"], "does not start" in found["found"]) == ("problem", True), found
+    assert _serve(environ, *flags) == 2
+
+
+def test_a_place_for_totals_that_cannot_be_is_a_warning(no_python: Doctor, environ: dict[str, str]) -> None:
+    folder = Path(environ["HOME"]) / ".local" / "state" / "mcp_tools"
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / "limits.sqlite3").mkdir()
+    assert no_python().one("limits", "where")["state"] == "warning"
+    assert _serve(environ) == 0
+    assert no_python("--limit", "*: 1 call / day").one("limits", "where")["state"] == "problem"
