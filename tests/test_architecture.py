@@ -20,6 +20,19 @@ SANDBOX_SIDE = ("sandbox.linux.launcher", "sandbox.linux.zygote", "sandbox.linux
 PROTOCOL_LIBRARIES = {"mcp", "mcp_types", "starlette", "uvicorn", "sse_starlette", "h11", "httpx2"}
 
 
+LOADED_LATE = {
+    "ddgs",
+    "trafilatura",
+    "lxml",
+    "pypdf",
+    "protego",
+    "idna",
+    "anthropic",
+    "openai",
+    "genai_prices",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
     """One imported thing: `from a.b import c` in module `m` is `a.b.c`, imported by `m`."""
@@ -108,7 +121,11 @@ RULES: dict[str, tuple[Rule, str, str]] = {
         "def late():\n    from mcp_tools.types import Tool",
     ),
     "the protocol's libraries appear only in server": (
-        lambda i: i.library in PROTOCOL_LIBRARIES and not i.is_by("mcp_tools.server"),
+        lambda i: (
+            i.library in PROTOCOL_LIBRARIES
+            and not i.is_by("mcp_tools.server")
+            and not (i.library == "httpx2" and i.is_by("mcp_tools.web"))
+        ),
         "mcp_tools.cli.demo",
         "from mcp.client import Client",
     ),
@@ -123,9 +140,9 @@ RULES: dict[str, tuple[Rule, str, str]] = {
         "mcp_tools.executor",
         "from mcp_tools import policy",
     ),
-    "builtin sees of sandbox only its public names": (
+    "builtin and workers see of sandbox only its public names": (
         lambda i: (
-            i.is_by("mcp_tools.builtin")
+            i.is_by("mcp_tools.builtin", "mcp_tools.workers")
             and i.touches("sandbox")
             and i.what != "sandbox"
             and i.what.removeprefix("sandbox.") not in sandbox_public_names()
@@ -137,6 +154,28 @@ RULES: dict[str, tuple[Rule, str, str]] = {
         lambda i: i.is_by("mcp_tools.types") and i.at_top and i.library not in sys.stdlib_module_names,
         "mcp_tools.types",
         "import anyio",
+    ),
+    "the web knows only the words": (
+        lambda i: (
+            i.is_by("mcp_tools.web")
+            and i.touches("mcp_tools")
+            and not i.touches("mcp_tools.web", "mcp_tools.types", "mcp_tools.errors", "mcp_tools.output")
+        ),
+        "mcp_tools.web.client",
+        "from mcp_tools.config import Settings",
+    ),
+    "the agent knows the batch, the words and the prices, and no app": (
+        lambda i: (
+            i.is_by("mcp_tools.agent")
+            and i.touches(*(f"mcp_tools.{room}" for room in ("app", "builtin", "config", "server", "web")))
+        ),
+        "mcp_tools.agent.loop",
+        "def late():\n    from mcp_tools.app import build",
+    ),
+    "what only some calls need is imported by them": (
+        lambda i: i.at_top and i.library in LOADED_LATE,
+        "mcp_tools.builtin.web.readable",
+        "import trafilatura",
     ),
     "nobody imports the command line": (
         lambda i: i.touches("mcp_tools.cli") and not i.is_by("mcp_tools.cli", "mcp_tools.__main__"),
