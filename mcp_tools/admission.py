@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from mcp_tools import outages
 from mcp_tools.inflight import InFlight
 from mcp_tools.types import ExecutionResult, Lease, Limiter, LimitRefusal, LimitsUnavailable, Usage
 
@@ -35,6 +36,7 @@ class Admission:
         try:
             found = await self._limiter.admit(tool, call.context, again=again)
         except LimitsUnavailable as error:
+            outages.note("limits")
             logger.error("call %s cannot be counted: %s", call.context.call_id, error)  # noqa: TRY400
             return error
         if isinstance(found, LimitRefusal):
@@ -73,8 +75,10 @@ class Admission:
             else:
                 await lease.cancel()
         except LimitsUnavailable as error:  # what it reserved stays counted
+            outages.note("limits")
             logger.error("what call %s used cannot be counted: %s", call_id, error)  # noqa: TRY400
         except Exception:  # a limiter with a bug in it; the call has ended, and is answered
+            outages.note("limits")
             logger.exception("what call %s used cannot be counted", call_id)
         else:
             return lease.left

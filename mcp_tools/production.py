@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from mcp_tools import outages
 from mcp_tools.config import user_state_folder
 from mcp_tools.errors import ConfigError
 from mcp_tools.types import AuditUnavailable, CallContext, ExecutionResult, Observer, Tool
@@ -208,7 +209,9 @@ def _telemetry(environ: Mapping[str, str]) -> Telemetry | None:
     from mcp_tools import __version__
     from mcp_tools.observe.otlp import setup_tracing
 
-    return setup_tracing(environ, service_name="mcp-tools", service_version=__version__)
+    return setup_tracing(
+        environ, service_name="mcp-tools", service_version=__version__, unavailable=outages.counted
+    )
 
 
 def _observers(metrics: PrometheusMetrics | None, telemetry: Telemetry | None) -> Iterator[Observer]:
@@ -230,4 +233,5 @@ def _metrics(
         tool_exists=lambda name: name in registry,
         abandoned_threads=abandoned_threads,
         dropped_spans=None if telemetry is None else telemetry.dropped_spans,
+        unavailable=outages.counted,
     )

@@ -10,6 +10,7 @@ from typing import Final
 
 import anyio
 
+from mcp_tools import outages
 from mcp_tools.calling import CancelWatch, detached, maybe_await
 from mcp_tools.inflight import InFlight
 from mcp_tools.types import (
@@ -65,6 +66,7 @@ class Recording:
             try:
                 await self._auditor.begin(started)
             except AuditUnavailable as error:
+                outages.note("audit")
                 logger.error("call %s cannot be recorded: %s", started.call_id, error)  # noqa: TRY400
                 if not (self._read_only_without_audit and started.tool.annotations.read_only_hint):
                     return f"nothing was run, because it could not be recorded: {error}"
@@ -93,6 +95,7 @@ class Recording:
         try:
             await auditor.end(result)
         except AuditUnavailable as error:
+            outages.note("audit")
             logger.error("the end of call %s cannot be recorded: %s", result.call_id, error)  # noqa: TRY400
             if self._read_only_without_audit and call.is_read_only:
                 return result

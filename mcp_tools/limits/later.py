@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from mcp_tools import outages
 from mcp_tools.limits.threaded import Backend, ThreadedStore, Work
 from mcp_tools.types import LimitsUnavailable
 
@@ -37,6 +38,7 @@ class _Later:
             answers = self._loaded().run(work)
         except LimitsUnavailable as error:
             if self._works:
+                outages.note("limits")
                 logger.warning("what calls use is kept in memory until it can be noted: %s", error)
             self._works = False
             raise

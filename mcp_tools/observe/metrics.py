@@ -6,11 +6,10 @@ Scraping is in `exposition`: an ASGI app for the HTTP server, a small listener b
 from __future__ import annotations
 
 import logging
-import math
 import platform
 import threading
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -44,6 +43,7 @@ class PrometheusMetrics:
             there is one where a call started, or was refused for a reason that only a tool can give.
         abandoned_threads: How many threads run functions that were given up. None: not shown.
         dropped_spans: How many spans of traces were dropped so far. None: not shown.
+        unavailable: How often each of what must keep a call could not, so far. None: not shown.
         max_tools: Tools told apart; those beyond are `(other)` together.
         version: Of the server, for `mcp_tools_build_info`. None: ours.
     Can be called from any thread.
@@ -55,6 +55,7 @@ class PrometheusMetrics:
         tool_exists: Callable[[str], bool] | None = None,
         abandoned_threads: Callable[[], int] | None = None,
         dropped_spans: Callable[[], int] | None = None,
+        unavailable: Callable[[], Mapping[str, int]] | None = None,
         max_tools: int = MAX_TOOLS,
         version: str | None = None,
     ) -> None:
@@ -96,6 +97,8 @@ class PrometheusMetrics:
             registry.register(_Reading("mcp_tools_abandoned_threads", _ABANDONED, abandoned_threads))
         if dropped_spans is not None:
             registry.register(_Reading("mcp_tools_dropped_spans", _DROPPED, dropped_spans, counts=True))
+        if unavailable is not None:
+            registry.register(_Readings("mcp_tools_unavailable", _UNAVAILABLE, "what", unavailable))
         ProcessCollector(registry=registry)
 
     def call_started(self, started: CallStarted) -> None:
@@ -199,6 +202,24 @@ class _Reading:
         yield self._family(self._name, self._what, value=value)
 
 
+class _Readings:
+    """Like `_Reading`, for counts that somebody else keeps by names of their own."""
+
+    def __init__(self, name: str, what: str, label: str, read: Callable[[], Mapping[str, int]]) -> None:
+        self._name, self._what, self._label, self._read = name, what, label, read
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            values = self._read()
+        except Exception:
+            logger.exception("%s cannot be read", self._name)
+            return
+        family = CounterMetricFamily(self._name, self._what, labels=(self._label,))
+        for value, count in values.items():
+            family.add_metric((value,), count)
+        yield family
+
+
 class MetricsRegistry:
     """A registry without the `_created` samples, which double the series and which nobody reads.
 
@@ -220,12 +241,12 @@ class MetricsRegistry:
 
 
 _ABANDONED: Final = "Threads whose function goes on although nobody waits for it any more."
+_UNAVAILABLE: Final = "Beginnings and ends of calls that the audit log or the limits could not keep."
 _DROPPED: Final = "Spans of traces that never reached their collector."
 
 
 def _add(counter: Counter, amount: float, *labels: str) -> None:
-    # What a tool reports of itself can be any number; a NaN would stay in the sum for good.
-    if amount > 0 and math.isfinite(amount):
+    if amount:  # `Usage` holds nothing impossible; of a tool that used nothing there is no series
         counter.labels(*labels).inc(amount)
 
 

@@ -70,7 +70,13 @@ class Telemetry:
             self._spans.say_at_end()
 
 
-def setup_tracing(environ: Mapping[str, str], *, service_name: str, service_version: str) -> Telemetry | None:
+def setup_tracing(
+    environ: Mapping[str, str],
+    *,
+    service_name: str,
+    service_version: str,
+    unavailable: Callable[[], Mapping[str, int]] | None = None,
+) -> Telemetry | None:
     """Set up what `environ` asks for, once per process and before the server is built.
 
     `OTEL_EXPORTER_OTLP_ENDPOINT` (or `…_TRACES_ENDPOINT`, `…_METRICS_ENDPOINT`), `OTEL_TRACES_EXPORTER=otlp`
@@ -80,13 +86,14 @@ def setup_tracing(environ: Mapping[str, str], *, service_name: str, service_vers
     Args:
         environ: Where the switches are; that of the process, since OpenTelemetry reads that.
         service_name, service_version: Where the environment names none.
+        unavailable: As for `TracingObserver`.
     Returns:
         None where nothing is asked for. Where the program has a tracer provider already, that one is used
         and nothing is set up. Where something is asked for that cannot be done, the notices say so.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
-    observer = TracingObserver(capture_content=_is_content_wanted(environ))
+    observer = TracingObserver(capture_content=_is_content_wanted(environ), unavailable=unavailable)
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return Telemetry(observer=observer)
     with_traces, with_metrics = _is_wanted(environ, "TRACES"), _is_wanted(environ, "METRICS")

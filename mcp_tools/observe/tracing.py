@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class TracingObserver:
     Args:
         capture_content: Arguments and results go into spans too, masked and at most 4,000 characters each.
         tracer_provider, meter_provider: None: those of the process.
+        unavailable: How often each of what must keep a call could not, so far. None: not told.
     Spans of calls that came over MCP exist only while the server emits them; see `build_server(telemetry=)`.
     """
 
@@ -65,6 +67,7 @@ class TracingObserver:
         capture_content: bool = False,
         tracer_provider: trace.TracerProvider | None = None,
         meter_provider: metrics.MeterProvider | None = None,
+        unavailable: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
         self.errors = 0
         """How many calls could not be told of."""
@@ -84,6 +87,14 @@ class TracingObserver:
             description="Of calls whose tool ran.",
             explicit_bucket_boundaries_advisory=_BUCKETS_S,
         )
+
+        if unavailable is not None:
+            meter.create_observable_counter(
+                "mcp_tools.unavailable",
+                callbacks=[lambda _: _observed(unavailable())],
+                unit="{failure}",
+                description="Beginnings and ends of calls that the audit log or the limits could not keep.",
+            )
 
     def call_started(self, started: CallStarted) -> None:
         """Begin a span, unless the current one is that of this call; the tool's own spans go below it."""
@@ -176,6 +187,10 @@ class TracingObserver:
         self.errors += 1
         if self.errors == 1:
             logger.exception("OpenTelemetry could not be told of a call; further ones are only counted")
+
+
+def _observed(counts: Mapping[str, int]) -> list[metrics.Observation]:
+    return [metrics.Observation(count, {"mcp_tools.what": what}) for what, count in counts.items()]
 
 
 def _servers_span() -> Span | None:

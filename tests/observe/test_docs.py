@@ -11,6 +11,7 @@ import pytest
 
 from mcp_tools.observe.exposition import render
 from mcp_tools.observe.metrics import PrometheusMetrics
+from mcp_tools.outages import counted
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "observability.md").read_text()
@@ -18,7 +19,7 @@ SNIPPETS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 
 
 def test_every_metric_is_described_with_its_labels() -> None:
-    metrics = PrometheusMetrics(abandoned_threads=lambda: 0, dropped_spans=lambda: 0)
+    metrics = PrometheusMetrics(abandoned_threads=lambda: 0, dropped_spans=lambda: 0, unavailable=counted)
     shown = re.findall(r"^# TYPE (mcp_tools_\w+)", render(metrics.registry).body.decode(), re.MULTILINE)
     rows = dict(re.findall(r"^\| `(mcp_tools_\w+)` \| (.*?) \|", TEXT, re.MULTILINE))
     assert set(rows) == set(shown)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +13,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from mcp_tools import ExecutionResult, ToolSystem
 from mcp_tools.observe.exposition import render
 from mcp_tools.observe.metrics import PrometheusMetrics
+from mcp_tools.outages import counted
 from mcp_tools.policy import RulePolicy
-from mcp_tools.types import Approval, CallContext, ErrorCode, ExecutionStatus, LimitRefusal, Usage
+from mcp_tools.types import (
+    Approval,
+    AuditUnavailable,
+    CallContext,
+    ErrorCode,
+    ExecutionStatus,
+    LimitRefusal,
+    LimitsUnavailable,
+    Usage,
+)
 from tests.observe.conftest import MakeSystem
 
 Labelled = dict[tuple[str, ...], float]
@@ -122,15 +131,6 @@ async def test_what_calls_used_is_summed(make_system: MakeSystem) -> None:
     assert samples(metrics, "tokens_total") == {("input", "spends"): 2_000, ("output", "spends"): 40}
 
 
-@pytest.mark.parametrize("amount", [math.nan, math.inf, -1.0])
-def test_a_sum_is_not_spoiled_by_an_impossible_amount(amount: float) -> None:
-    metrics = PrometheusMetrics(tool_exists=lambda _name: True)
-    for dollars in (1.0, amount, 2.0):
-        metrics.call_finished(_result(usage=Usage(cost_usd=dollars)))
-    assert samples(metrics, "cost_usd_total") == {("echo",): 3.0}
-    assert samples(metrics, "observer_errors_total") == {(): 0}
-
-
 class _Refusing:
     """A limiter that lets nothing pass."""
 
@@ -205,6 +205,35 @@ def test_numbers_kept_elsewhere_are_read_at_each_scrape(caplog: pytest.LogCaptur
     # One that cannot be read is left out, and the others are not.
     assert samples(metrics, "dropped_spans_total") == {}
     assert "mcp_tools_dropped_spans cannot be read" in caplog.text
+
+
+class _Fails:
+    """Records that cannot be written, and counts that cannot be kept."""
+
+    async def begin(self, _started: object) -> None:
+        raise AuditUnavailable("the disk is full")
+
+    async def end(self, _result: object) -> None:
+        raise AuditUnavailable("the disk is full")
+
+    async def admit(self, *_: object, **__: object) -> Any:
+        raise LimitsUnavailable("the disk is full")
+
+
+async def test_records_and_counts_that_fail_are_counted(make_system: MakeSystem) -> None:
+    before = counted()
+    metrics = PrometheusMetrics(unavailable=counted)
+
+    def since() -> Labelled:
+        return {key: value - before[key[0]] for key, value in samples(metrics, "unavailable_total").items()}
+
+    assert since() == {("audit",): 0, ("limits",): 0}  # there before the first, or its increase is not seen
+    system = make_system(auditor=_Fails())
+    assert (await system.execute("echo", {"text": "a"})).error_code is ErrorCode.UNAVAILABLE
+    assert since() == {("audit",): 2, ("limits",): 0}
+    system = make_system(limiter=_Fails())
+    assert (await system.execute("echo", {"text": "a"})).error_code is ErrorCode.UNAVAILABLE
+    assert since() == {("audit",): 2, ("limits",): 1}
 
 
 def test_the_process_and_the_build_are_there() -> None:

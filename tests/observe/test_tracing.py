@@ -12,7 +12,7 @@ import anyio
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -58,6 +58,17 @@ class Told:
             if metric.name == name
             for point in metric.data.data_points
             if isinstance(point, HistogramDataPoint)
+        ]
+
+    def counts(self, name: str) -> list[tuple[dict[str, Any], float]]:
+        data = self._reader.get_metrics_data()
+        found = [] if data is None else data.resource_metrics[0].scope_metrics[0].metrics
+        return [
+            (dict(point.attributes or {}), point.value)
+            for metric in found
+            if metric.name == name
+            for point in metric.data.data_points
+            if isinstance(point, NumberDataPoint)
         ]
 
 
@@ -332,3 +343,12 @@ async def test_the_sandbox_level_is_on_the_span(told: Told) -> None:
     observer.call_finished(replace(result, call_id="third", structured={"isolation": "made up " * 100}))
     levels = [(span.attributes or {}).get("mcp_tools.sandbox.level") for span in told.spans[-2:]]
     assert levels == ["L4+", None]
+
+
+def test_what_could_not_be_kept_is_told_as_it_stands(told: Told) -> None:
+    kept = {"audit": 0, "limits": 2}
+    told.observer(unavailable=lambda: kept)
+    named = [{"mcp_tools.what": "audit"}, {"mcp_tools.what": "limits"}]
+    assert told.counts("mcp_tools.unavailable") == list(zip(named, (0, 2), strict=True))
+    kept["audit"] = 3
+    assert told.counts("mcp_tools.unavailable") == list(zip(named, (3, 2), strict=True))

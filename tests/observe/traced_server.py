@@ -12,6 +12,7 @@ from mcp_tools import CallContext, ToolError, ToolSystem
 from mcp_tools.observe.exposition import serve_metrics
 from mcp_tools.observe.metrics import PrometheusMetrics
 from mcp_tools.observe.otlp import setup_tracing
+from mcp_tools.outages import counted
 from mcp_tools.server import serve
 from mcp_tools.types import Usage
 
@@ -21,6 +22,7 @@ system: ToolSystem
 metrics = PrometheusMetrics(
     tool_exists=lambda name: system.registry.get(name) is not None,
     abandoned_threads=lambda: 0,
+    unavailable=counted,
     dropped_spans=(lambda: 0) if telemetry is None else telemetry.dropped_spans,
 )
 observers = [metrics] if telemetry is None else [metrics, telemetry.observer]

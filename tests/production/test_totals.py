@@ -14,6 +14,7 @@ import pytest
 from mcp_tools.config import Settings
 from mcp_tools.errors import ConfigError
 from mcp_tools.limits.memory import MemoryStore
+from mcp_tools.observe.exposition import render
 from mcp_tools.production import IN_MEMORY, Production, assemble
 from mcp_tools.registry import ToolRegistry
 from tests.limits.calls import run
@@ -76,6 +77,16 @@ def test_a_server_starts_without_loading_sqlite(tmp_path: Path) -> None:
         [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "False\n"
+
+
+def test_failures_of_records_and_limits_are_a_metric_of_every_server(tmp_path: Path) -> None:
+    with production(tmp_path, metrics_enabled=True) as parts:
+        assert parts.metrics is not None
+        text = render(parts.metrics.registry).body.decode()
+    assert {line.split(" ")[0] for line in text.splitlines() if line.startswith("mcp_tools_unavailable")} == {
+        'mcp_tools_unavailable_total{what="audit"}',
+        'mcp_tools_unavailable_total{what="limits"}',
+    }
 
 
 def test_usage_shows_calls_of_a_command_without_limits(tmp_path: Path) -> None:
