@@ -16,6 +16,7 @@ from mcp_tools.cli import audit as audit_command
 from mcp_tools.cli import sandbox as sandbox_command
 from mcp_tools.cli import usage as usage_command
 from mcp_tools.cli.exits import FAILED, INTERRUPTED, USAGE
+from mcp_tools.cli.flags import add_listener, add_settings
 from mcp_tools.errors import ConfigError, RegistrationError
 
 
@@ -157,35 +158,8 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Serve the tools over MCP: on stdin and stdout, or over HTTP.",
         allow_abbrev=False,
     )
-    _add_listener(serve)
-    _add_settings(serve)
-
-
-def _add_listener(command: argparse.ArgumentParser) -> None:
-    how = command.add_mutually_exclusive_group()
-    how.add_argument("--transport", choices=("stdio", "sse", "http"), help="stdio is the default")
-    how.add_argument(
-        "--stdio", dest="transport", action="store_const", const="stdio", help="--transport stdio"
-    )
-    command.add_argument("--host", help="where to listen (default 127.0.0.1); others need a token")
-    command.add_argument("--port", help="where to listen (default 8000); 0 takes any free one")
-    command.add_argument(
-        "--token-file", metavar="FILE", help="`name:token` lines; MCP_TOOLS_TOKEN gives one too"
-    )
-    command.add_argument(
-        "--allowed-host",
-        dest="allowed_hosts",
-        action="append",
-        metavar="NAME",
-        help="a Host to answer; repeatable",
-    )
-    command.add_argument(
-        "--allowed-origin",
-        dest="allowed_origins",
-        action="append",
-        metavar="URL",
-        help="a web origin to answer; repeatable",
-    )
+    add_listener(serve)
+    add_settings(serve)
 
 
 def _add_call(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -212,7 +186,7 @@ def _add_call(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     call.add_argument(
         "--output", choices=("text", "json"), default="text", help="json prints the whole result"
     )
-    _add_settings(call)
+    add_settings(call)
 
 
 def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -221,7 +195,7 @@ def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     listing.add_argument("--format", choices=("table", "json", "anthropic", "openai"), default="table")
     listing.add_argument("--tag", help="only tools that carry it")
-    _add_settings(listing)
+    add_settings(listing)
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -236,124 +210,5 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     doctor.add_argument(
         "--attack", action="store_true", help="also attack the sandbox and report breaches; takes a minute"
     )
-    _add_listener(doctor)
-    _add_settings(doctor)
-
-
-def _add_settings(command: argparse.ArgumentParser) -> None:
-    """The flags that every command takes; what they mean is in `mcp_tools.config.Settings`."""
-    command.set_defaults(parser=command)
-    group = command.add_argument_group(
-        "settings", "Flags win over MCP_TOOLS_* variables, those over the config file."
-    )
-    group.add_argument("--config", metavar="FILE", help="a TOML file of settings, instead of your own one")
-    group.add_argument(
-        "--root",
-        dest="roots",
-        action="append",
-        metavar="DIR",
-        help="a folder that file tools may touch; repeatable",
-    )
-    for name, what in (
-        ("deny", "never run what this rule matches"),
-        ("ask", "ask a person first"),
-        ("allow", "run without asking"),
-    ):
-        group.add_argument(
-            f"--{name}", action="append", metavar="RULE", help=f"{what}: tool or tool(pattern); repeatable"
-        )
-    group.add_argument("--tools", action="append", metavar="MODULE:OBJECT", help="more tools; repeatable")
-    group.add_argument("--confirm-timeout", dest="confirm_timeout_s", metavar="SECONDS", help="default 120")
-    group.add_argument("--max-concurrent-calls", metavar="N", help="default 64")
-    group.add_argument(
-        "--hide-exceptions",
-        action="store_const",
-        const="true",
-        help="a tool's exception reaches the model as a call id",
-    )
-    _add_python(command)
-    _add_production(command)
-    group.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
-    group.add_argument("--log-format", choices=("human", "json"))
-
-
-def _add_python(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("execute_python", "What code that a model wrote may use.")
-    for name, dest, value, what in (
-        ("--no-python", "python_enabled", "false", "leave the tool out"),
-        ("--python-network", "python_network", "true", "give the code a network; then it asks"),
-        ("--python-workspace", "python_workspace", "true", "let it change the first root; then it asks"),
-        (
-            "--python-always-confirm",
-            "python_always_confirm",
-            "true",
-            "ask before each call, whatever rules say",
-        ),
-    ):
-        group.add_argument(name, dest=dest, action="store_const", const=value, help=what)
-    group.add_argument(
-        "--python-timeout", dest="python_timeout_s", metavar="SECONDS", help="of one call; default 30"
-    )
-    group.add_argument("--python-max-memory-mb", metavar="MIB", help="of one call; default 256")
-    group.add_argument(
-        "--python-packages",
-        metavar="DIR",
-        help="a virtual environment or site-packages folder to import from",
-    )
-    group.add_argument(
-        "--python-preload",
-        action="append",
-        metavar="MODULE",
-        help="load it before any code comes; repeatable",
-    )
-    group.add_argument(
-        "--python-minimum-level",
-        choices=("L2", "L3", "L4", "L4+"),
-        help="refuse weaker isolation than this; default L2",
-    )
-    group.add_argument("--python-pool-size", metavar="N", help="processes that wait for code; default 4")
-    group.add_argument(
-        "--python-backend",
-        choices=("auto", "linux", "docker"),
-        help="what isolates it; auto, the default, takes the strongest that this machine has",
-    )
-    for name, metavar, what in (
-        ("--python-image", "IMAGE", "what its containers are made from; default python:3.11-slim"),
-        ("--python-runtime", "NAME", "what the engine runs them with, such as runsc"),
-        ("--python-engine", "HOST|CONTEXT", "a Docker host or context, if not the one docker would use"),
-    ):
-        group.add_argument(name, metavar=metavar, help=what)
-
-
-def _add_production(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("production", "Records, limits, metrics, and how much comes back.")
-    for name, dest, value, what in (
-        ("--no-audit", "audit_enabled", "false", "keep no durable record of calls"),
-        ("--metrics", "metrics_enabled", "true", "serve /metrics beside the HTTP endpoints"),
-        ("--mask-secrets", "output_mask_secrets", "true", "keep what looks like a secret from the model"),
-    ):
-        group.add_argument(name, dest=dest, action="store_const", const=value, help=what)
-    group.add_argument(
-        "--audit-log", metavar="FILE", help="where calls are recorded; default in your state folder"
-    )
-    group.add_argument(
-        "--audit-anchor", metavar="FILE", help="kept at the log's last record: put it on another disk"
-    )
-    group.add_argument("--audit-max-mb", metavar="MIB", help="of one file of the log; default 100")
-    group.add_argument(
-        "--audit-required",
-        choices=("all", "changes"),
-        help="which calls must not run unrecorded: all, the default, or those that can change something",
-    )
-    group.add_argument(
-        "--limit", dest="limits", action="append", metavar="LIMIT", help="see docs/limits.md; repeatable"
-    )
-    group.add_argument(
-        "--limits-store",
-        metavar="FILE|URL",
-        help="where they are counted, and what calls used: a file, redis://…, or memory://; default in your "
-        "state folder",
-    )
-    group.add_argument("--metrics-port", metavar="N", help="a loopback port for /metrics beside stdio")
-    group.add_argument("--output-max-chars", metavar="N", help="of one result; default 100000")
-    group.add_argument("--output-max-tokens", metavar="N", help="of one result, estimated; default 25000")
+    add_listener(doctor)
+    add_settings(doctor)

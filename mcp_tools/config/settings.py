@@ -9,6 +9,7 @@ from typing import Final, Literal
 from mcp_tools.config.values import (
     Parse,
     choice,
+    choices,
     flag,
     integer,
     modules,
@@ -27,6 +28,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["human", "json"]
 FromProject = Literal["refuse", "add", "lower", "raise", "only true", "only false", "fallback"]
 LEVELS: Final = ("L2", "L3", "L4", "L4+")
+PROVIDERS: Final = ("ddgs", "searxng", "brave", "tavily", "exa", "kagi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,15 @@ class Settings:
         python_engine: A Docker host or context. None: the one that `docker` would use.
         python_pool_size: Processes kept waiting for code, for each principal.
         python_always_confirm: It asks before each call, whatever rules say.
+        web_enabled: Whether there are `search_web` and `fetch_url`.
+        web_confirm: Whether `fetch_url` asks where no rule says so: `always`, `never`, or `auto`: where other
+            tools can read files of the owner, which an address could carry away.
+        web_hosts: `host` or `host:port` that may be reached although they are not public.
+        web_proxy: URL of a proxy for all of it. None: none, whatever the environment says.
+        web_robots: A site's robots.txt is obeyed.
+        search_providers: Asked in this order until one answers.
+        searxng_url: Of the owner's SearXNG, for the provider `searxng`.
+        brave_key, tavily_key, exa_key, kagi_key: For the providers of these names.
         audit_enabled: Each call is recorded, durably, before it runs and before it is answered.
         audit_log: The file of these records. None: one in the user's state folder.
         audit_anchor: A file elsewhere that is kept at the log's last record, so that a log that was
@@ -108,6 +119,17 @@ class Settings:
     python_engine: str | None = None
     python_pool_size: int = 4
     python_always_confirm: bool = False
+    web_enabled: bool = True
+    web_confirm: str = "auto"
+    web_hosts: tuple[str, ...] = ()
+    web_proxy: str | None = field(default=None, repr=False)
+    web_robots: bool = True
+    search_providers: tuple[str, ...] = ("ddgs",)
+    searxng_url: str | None = field(default=None, repr=False)
+    brave_key: str | None = field(default=None, repr=False)
+    tavily_key: str | None = field(default=None, repr=False)
+    exa_key: str | None = field(default=None, repr=False)
+    kagi_key: str | None = field(default=None, repr=False)
     audit_enabled: bool = True
     audit_log: str | None = None
     audit_anchor: str | None = None
@@ -162,6 +184,17 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "python_engine": Setting(parse=text),
     "python_pool_size": Setting(parse=integer(1, 64), from_project="lower"),
     "python_always_confirm": Setting(parse=flag, from_project="only true"),
+    "web_enabled": Setting(parse=flag, from_project="only false"),
+    "web_confirm": Setting(parse=choice("auto", "always", "never")),
+    "web_hosts": Setting(parse=texts),
+    "web_proxy": Setting(parse=secret),
+    "web_robots": Setting(parse=flag, from_project="only true"),
+    "search_providers": Setting(parse=choices(*PROVIDERS)),
+    "searxng_url": Setting(parse=secret),
+    "brave_key": Setting(parse=secret),
+    "tavily_key": Setting(parse=secret),
+    "exa_key": Setting(parse=secret),
+    "kagi_key": Setting(parse=secret),
     "audit_enabled": Setting(parse=flag, from_project="only true"),
     "audit_log": Setting(parse=path),
     "audit_anchor": Setting(parse=path),

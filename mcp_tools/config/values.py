@@ -129,6 +129,16 @@ def texts(given: Given) -> tuple[str, ...]:
     )
 
 
+def choices(*allowed: str) -> Parse:
+    def parse(given: Given) -> tuple[str, ...]:
+        values = texts(given)
+        if not values or len(set(values)) < len(values) or not set(values) <= set(allowed):
+            refuse(given, "a list of some of " + ", ".join(allowed) + ", each of them once")
+        return values
+
+    return parse
+
+
 def modules(given: Given) -> tuple[str, ...]:
     names = texts(given)
     for name in names:

@@ -54,7 +54,8 @@ def test_a_row_says_what_the_code_does(name: str, monkeypatch: pytest.MonkeyPatc
     if "`" in flag:  # one has none
         assert re.findall(r"`(--[a-z-]+)`", flag)[0] in flags()
     shown = DEFAULTS[name]
-    expected = {(): "none", None: "none", False: "false", True: "true"}.get(shown, str(shown))
+    shown = ", ".join(shown) or None if isinstance(shown, tuple) else shown
+    expected = {None: "none", False: "false", True: "true"}.get(shown, str(shown))
     assert default.strip("`") == (f"{shown:g}" if isinstance(shown, float) else expected)
     said = {"refused": "refuse", "adds": "add", "lowers": "lower", "only true": "only true"}
     said |= {"if nobody else sets it": "fallback", "only false": "only false", "raises": "raise"}
@@ -71,6 +72,12 @@ def test_a_row_says_what_the_code_does(name: str, monkeypatch: pytest.MonkeyPatc
     value |= dict.fromkeys(("metrics_enabled", "output_mask_secrets"), "true")
     value |= {"audit_enabled": "false", "audit_max_mb": "7", "audit_required": "changes"}
     value |= {"metrics_port": "0", "limits": "*: 5 calls/second"}
+    value |= {
+        "web_enabled": "false",
+        "web_robots": "false",
+        "web_confirm": "never",
+        "search_providers": "kagi",
+    }
     value |= {"python_preload": "numpy", "python_backend": "docker"}
     settings = load_settings(environ={named: value.get(name, "/text")})
     assert getattr(settings, name) != DEFAULTS[name]
