@@ -35,15 +35,12 @@ def commands(scratch: str) -> dict[str, list[str]]:
     for number, (name, more) in enumerate(STAGES.items()):
         flags += more
         command = module("mcp_tools", "serve", "--tools", "benchmarks.peers.echo:registry", "--no-python")
-        command += ["--log-level", "error", *flags, "--limits-store", f"{scratch}/limits-{number}"]
+        store = f"{scratch}/limits-{number}" if LIMITS[0] in flags else "memory://"
+        command += ["--log-level", "error", *flags, "--limits-store", store]
         if not more and number:
             command += ["--audit-log", f"{scratch}/audit/log.jsonl"]
         else:
             command.append("--no-audit")
-        if LIMITS[0] not in flags:
-            command = [
-                each for each in command if not each.startswith((f"{scratch}/limits", "--limits-store"))
-            ]
         found[name] = command
     return found
 

@@ -128,8 +128,10 @@ def test_an_ordinary_user_gets_an_answer(environ: dict[str, str], tmp_path: Path
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
-    home.mkdir()
-    os.chown(home, 65534, 65534)
+    notes = home / "notes"
+    notes.mkdir(parents=True)
+    for folder in (home, notes):
+        os.chown(folder, 65534, 65534)
     for folder in (tmp_path, *tmp_path.parents):
         if (
             folder.stat().st_uid == 0
@@ -146,7 +148,7 @@ def test_an_ordinary_user_gets_an_answer(environ: dict[str, str], tmp_path: Path
         "--bounding-set=-all",
     ]
     done = subprocess.run(
-        [*argv, python, "-m", "mcp_tools", "doctor", "--root", str(home)],
+        [*argv, python, "-m", "mcp_tools", "doctor", "--root", str(notes)],
         env=environ | {"HOME": str(home), "PYTHONPATH": str(tmp_path / "lib")},
         cwd=home,
         stdin=subprocess.DEVNULL,
