@@ -45,7 +45,7 @@ def servers(scratch: str) -> dict[str, tuple[list[str], list[str]]]:
         "mcp_tools", "serve", "--root", scratch, "--tools", "benchmarks.peers.echo:registry", *RULES
     )
     # Quiet, as the others are: what is measured includes hooks, not a log on a terminal.
-    ours += ["--log-level", "error", "--no-audit"]
+    ours += ["--log-level", "error", "--no-audit", "--limits-store", "memory://"]
     found = {
         OURS: (ours, [*ours, "--transport", "http", "--port", "{port}"]),
         BARE: (module("benchmarks.peers.bare_lowlevel"), module("benchmarks.peers.bare_lowlevel", "{port}")),

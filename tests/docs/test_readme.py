@@ -98,7 +98,10 @@ def test_links_lead_somewhere() -> None:
 
 async def tools_of(entry: dict[str, Any]) -> list[str]:
     """Start what a config entry says, as a client would, and return the names of the tools."""
-    server = StdioServerParameters(command=entry["command"], args=entry["args"], env=entry.get("env"))
+    own = {"XDG_STATE_HOME": os.environ["XDG_STATE_HOME"]}  # no records in the state folder of who runs this
+    server = StdioServerParameters(
+        command=entry["command"], args=entry["args"], env=own | entry.get("env", {})
+    )
     with anyio.fail_after(30):
         async with Client(server) as client:
             return [tool.name for tool in (await client.list_tools()).tools]
