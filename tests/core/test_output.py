@@ -6,6 +6,7 @@ import datetime
 import enum
 import json
 import math
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from decimal import Decimal
@@ -194,6 +195,75 @@ def test_secrets_are_masked_wherever_they_stand(secret: str) -> None:
 )
 def test_named_values_are_masked_and_prose_is_not(text: str, masked: str) -> None:
     assert mask_secrets(text) == masked
+
+
+S = "Zq8vK2mN4pR7sT9w"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"Authorization: {scheme} {S}" for scheme in ("Token", "Digest", "Bearer", "Basic", "Unheard")),
+        *(f"{name}={S}" for name in ("passphrase", "credential", "private_key", "pwd", "DB_PASS", "userPin")),
+        *(
+            f"{name} = '{S}'"
+            for name in ("jwt", "ssh_key", "access_tokens", "refreshTokens", "password: str")
+        ),
+        f"Cookie: session={S}; other={S}",
+        f"mysql --password {S} -h db",
+        f'["--token", "{S}"]',
+        f'[{{"name": "Authorization", "value": "{S}"}}]',
+        f'[{{"value": "{S}", "key": "DB_PASS"}}]',
+        f"- name: DB_PASS\n  value: {S}",
+        f"https://{S}@host/x",
+        f"https://user:{S}@host/x",
+        f"postgres://u:{S}/x@h/db",
+        f'password="a b{S}"',
+        f"password=abc,{S}",
+        f'{{\\"password\\": \\"{S}\\"}}',
+        f"curl -u admin:{S} https://x",
+        f"glpat-{S}abcd",
+        f"hf_{S}{S}",
+        f"npm_{S}{S}",
+        f"SG.{S}.{S}",
+    ],
+)
+def test_no_known_form_of_a_secret_stays(text: str) -> None:
+    masked = mask_secrets(text)
+    assert S not in masked
+    assert mask_secrets(masked) == masked
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "max_tokens=4096, tokens: 1200, token_count = 8192",
+        "passenger: Alice, compass: north, author: Robert, pinned: always",
+        "PASS: tests/test_login.py",
+        "use the --token option to log in",
+        "def login(self, password: str, token: Optional[str] = None) -> bool:",
+        "password = get_password(user)",
+        "api_key=settings.api_key",
+        "let token = Token::new();",
+        "password: ${DB_PASSWORD}",
+        "credentials: include",
+        "http://localhost:8080/@scope/package",
+        "ssh://git@example.com/repo.git",
+        "2026-11-22T12:01:01Z INFO status=200 request_id=9f00000001 user=alice",
+        "the first pass: 12 files; second pass: 30 files",
+    ],
+)
+def test_innocent_lines_stay(line: str) -> None:
+    assert mask_secrets(line) == line
+
+
+@pytest.mark.parametrize(
+    "piece", ["token=", '":', "://a:", "sk-a-", 'token="', '\\"', "--token ", "-----BEGIN PRIVATE KEY-----"]
+)
+def test_no_text_makes_masking_slow(piece: str) -> None:
+    began_s = time.process_time()
+    mask_secrets(piece * (1_000_000 // len(piece)))
+    assert time.process_time() - began_s < 10
 
 
 def test_masking_a_long_message_is_bounded() -> None:

@@ -9,7 +9,7 @@ import unicodedata
 
 import pytest
 
-from mcp_tools.output.masking import MASK, mask_secrets
+from mcp_tools.output.masking import MASK
 from mcp_tools.output.preview import boundary, head_and_tail, line_after
 from mcp_tools.output.secrets import mask_text, mask_value
 from mcp_tools.output.tokens import estimate_tokens
@@ -80,8 +80,6 @@ KEY = "sk-" + "a1B2" * 8
 
 def test_secrets_in_json_are_masked_and_json_stays_json() -> None:
     text = json.dumps({"password": "two words", "max_tokens": 4096, "list": [KEY], "text": f"see {KEY}."})
-    with pytest.raises(ValueError):  # what masking the text as a text would give
-        json.loads(mask_secrets(text))
     masked, count = mask_text(text)
     assert json.loads(masked) == {
         "password": MASK,

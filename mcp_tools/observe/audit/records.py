@@ -141,7 +141,7 @@ class Records:
 
     def _text_without(self, text: str, secrets: Iterable[str]) -> str:
         text = text[: 4 * TEXT_BYTES]
-        for secret in secrets:
+        for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
             text = text.replace(secret, MASK)
         return self._redactor.text(text, TEXT_BYTES)
 

@@ -7,14 +7,21 @@ log, and nobody without the salt can guess a short one.
 from __future__ import annotations
 
 import functools
-import re
+import json
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
 from mcp_tools.observe.audit.line import canonical
-from mcp_tools.output.masking import mask_secrets
+from mcp_tools.output.masking import (
+    PAIR_NAMES,
+    PAIR_VALUES,
+    is_secret_name,
+    mask_secrets,
+    may_hold_secret,
+    secret_option,
+)
 from mcp_tools.output.plain import encodable, safe_str, to_json, to_plain
 
 MAX_VALUE_CHARS: Final = 256
@@ -28,18 +35,6 @@ MIN_SECRET_CHARS: Final = 4
 _NAME_CHARS: Final = 32
 _ITEM_BYTES: Final = 8
 _STAND_IN_BYTES: Final = 120
-_SECRET_NAME: Final = re.compile(
-    r"(?i)pass(?:word|wd|phrase|code)|secret|token(?!s)|api[_-]?key|access[_-]?key|private[_-]?key"
-    r"|authorization|credential|cookie|(?:^|[_-])(?:pwd|pin|auth|otp)(?:$|[_-])"
-)
-
-
-_MARKS: Final = ("-", "_", "=", ":", "eyJ", "AKIA", "ASIA", "AIza")
-
-
-def may_hold_secret(text: str) -> bool:
-    """Whether masking could find anything. A look for what each of its forms has is 20 times as fast."""
-    return any(mark in text for mark in _MARKS)
 
 
 class Redactor:
@@ -143,27 +138,49 @@ class _Walk:
 
     def _mapping(self, mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        is_pair = self._names_a_secret(mapping)
         for count, (key, value) in enumerate(mapping.items()):
             if count >= MAX_ITEMS or self._left <= 0:
-                found["…"] = f"{len(mapping) - count} more"
+                found[_free("…", found)] = f"{len(mapping) - count} more"
                 break
             name = safe_str(key)
-            shown = self._redactor.text(name, 400)
+            shown = _free(self._redactor.text(name, 400), found)
             self._left -= len(encode_basestring_ascii(shown))
-            found[shown] = self._secret(value) if self._is_secret(name) else self.value(value, depth + 1)
+            is_secret = self._is_secret(name) or (is_pair and name.casefold() in PAIR_VALUES)
+            found[shown] = self._secret(value) if is_secret else self.value(value, depth + 1)
         return found
+
+    def _names_a_secret(self, mapping: Mapping[Any, Any]) -> bool:
+        """`{"name": "Authorization", "value": …}`."""
+        if len(mapping) > MAX_ITEMS:
+            return False
+        names = {key.casefold(): value for key, value in mapping.items() if isinstance(key, str)}
+        if names.keys().isdisjoint(PAIR_VALUES):
+            return False
+        return any(self._is_secret(name) for key in PAIR_NAMES if isinstance(name := names.get(key), str))
 
     def _list(self, items: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
         found: list[Any] = []
+        before: Any = None
         for count, item in enumerate(items):
             if count >= MAX_ITEMS or self._left <= 0:
                 found.append(f"… {len(items) - count} more")
                 break
-            found.append(self.value(item, depth + 1))
+            is_secret = isinstance(before, str) and self._is_named_by(before, len(items), item)
+            found.append(self._secret(item) if is_secret else self.value(item, depth + 1))
+            before = item
         return found
 
+    def _is_named_by(self, before: str, count: int, item: Any) -> bool:
+        """`["--token", X]`, and `["Authorization", X]` where these are all."""
+        if isinstance(item, str) and item.startswith("--"):
+            return False
+        if before.startswith("-"):
+            return secret_option(before) or before.lstrip("-").casefold() in self._names
+        return count == 2 and self._is_secret(before)
+
     def _is_secret(self, name: str) -> bool:
-        return _SECRET_NAME.search(name[:200]) is not None or name.casefold() in self._names
+        return is_secret_name(name) or name.casefold() in self._names
 
     def _secret(self, value: Any) -> Any:
         if value is None or isinstance(value, bool):
@@ -174,9 +191,11 @@ class _Walk:
         return {"secret": self._redactor.digest(text.encode("utf-8", "backslashreplace"))}
 
     def _remember(self, value: Any, depth: int) -> None:
-        if isinstance(value, str):
-            if MIN_SECRET_CHARS <= len(value) <= 10_000 and len(self.secrets) < MAX_ITEMS:
-                self.secrets.append(value)
+        if len(self.secrets) >= MAX_ITEMS or value is None or isinstance(value, bool):
+            return
+        if isinstance(value, str | int | float):
+            if not isinstance(value, int) or value.bit_length() < 1_000:
+                self.secrets += _spellings(value)
         elif isinstance(value, Mapping | list | tuple) and depth < MAX_DEPTH:
             for item in list(value.values() if isinstance(value, Mapping) else value)[:MAX_ITEMS]:
                 self._remember(item, depth + 1)
@@ -184,3 +203,25 @@ class _Walk:
     def _stand_in(self, text: str) -> dict[str, Any]:
         self._left -= _STAND_IN_BYTES
         return {"chars": len(text), "digest": self._redactor.digest(text.encode("utf-8", "backslashreplace"))}
+
+
+def _spellings(secret: str | float) -> list[str]:
+    """Return how a message may spell a secret: as it is, quoted by Python or by JSON; the longest first."""
+    text = str(secret)
+    if not MIN_SECRET_CHARS <= len(text) <= 10_000:
+        return []
+    if not isinstance(secret, str):
+        return [text] if sum(map(str.isdigit, text)) >= MIN_SECRET_CHARS else []
+    escaped = (repr(text)[1:-1], json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
+    # A text in another text is escaped twice, and a quote in it need not be escaped by either.
+    quotes = (escaped[0].replace('"', '\\"'), repr(text + "'" + '"')[1:-4])
+    return sorted({text, encodable(text), *escaped, *quotes}, key=len, reverse=True)
+
+
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    """Return a name that is not taken: names that shorten to the same text are all kept."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name} ({number})"
+    return free

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import stat
@@ -16,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_tools.observe.audit import AuditLog, verify
-from mcp_tools.observe.audit.redact import may_hold_secret
+from mcp_tools.observe.audit.redact import Redactor
 from mcp_tools.output import masking
+from mcp_tools.output.masking import mask_secrets, may_hold_secret
 from mcp_tools.types import (
     Approval,
     CallContext,
@@ -293,7 +295,73 @@ async def test_a_denial_says_which_rule(path: str, records: Records) -> None:
     assert (records()[1]["decision"], records()[1]["reason"]) == ("deny", "rule delete_file(**)")
 
 
-@given(st.one_of(*(st.from_regex(form) for form in (masking._TOKENS, masking._NAMED, masking._IN_URL))))
+FORMS = (*masking._FOUND_BY_FORM.values(), masking._AUTHORITY, masking._OPTION, masking._PAIR, masking._SIGN)
+WORDS = [
+    "password",
+    "--token",
+    "Authorization",
+    "Cookie",
+    "curl",
+    "-u",
+    "a",
+    "://",
+    "@",
+    ":",
+    "=",
+    " ",
+    '"',
+    ",",
+]
+PIECES = st.sampled_from([*WORDS, "X7kd93kfKDk3", "value", "name", *masking._FORMS])
+
+
+@given(st.one_of(st.lists(PIECES, max_size=12).map("".join), *(st.from_regex(form) for form in FORMS)))
 def test_the_quick_look_passes_over_nothing_that_masking_finds(text: str) -> None:
-    """Drawn from masking's own forms, so that a new one there is asked for here."""
-    assert may_hold_secret(text)
+    """Drawn from masking's own forms, and masked without the quick look that it begins with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masking, "may_hold_secret", lambda text: True)
+        masked = mask_secrets(text)
+    assert may_hold_secret(text) or masked == text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(
+            {name: "Zq8vK2mN"}
+            for name in ("pass", "bearer", "jwt", "ssh_key", "signing_key", "encryption_key")
+        ),
+        *({name: "Zq8vK2mN"} for name in ("access_tokens", "refreshTokens", "userPin", "DB_PASS", "cookie")),
+        {"argv": ["--token", "Zq8vK2mN"]},
+        {"headers": [{"name": "Authorization", "value": "Zq8vK2mN"}]},
+        {"env": [{"value": "Zq8vK2mN", "key": "DB_PASS"}]},
+        {"headers": [["Authorization", "Zq8vK2mN"]]},
+        {"env": ["DB_PASS=Zq8vK2mN"]},
+    ],
+    ids=str,
+)
+def test_a_secret_is_known_by_what_names_it(arguments: dict[str, Any]) -> None:
+    assert "Zq8vK2mN" not in str(Redactor(b"salt").arguments(arguments)[0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokens", "max_tokens", "token_count", "passenger", "compass", "author", "pinned", "key", "pass_rate"],
+)
+def test_names_that_only_look_telling_are_recorded(name: str) -> None:
+    assert Redactor(b"salt").arguments({name: "12-F"})[0]["values"] == {name: "12-F"}
+
+
+@pytest.mark.parametrize("secret", ['a"b\nZq8v\u00e9', "it's\\Zq8v", 83649127])
+async def test_a_secret_is_taken_out_of_the_error_however_it_was_quoted(path: str, secret: Any) -> None:
+    error = f"{secret} and {secret!r} and {json.dumps(secret)}"
+    with AuditLog(path) as log:
+        await log.end(ended("c1", parameters={"pin": secret}, status=ExecutionStatus.ERROR, error=error))
+    text = Path(path).read_text()
+    assert "Zq8v" not in text
+    assert "83649127" not in text
+
+
+def test_names_that_shorten_to_the_same_text_are_all_kept() -> None:
+    mapping = {"k" * 900 + "1": 1, "k" * 900 + "2": 2, "\u2026": 3}
+    assert list(Redactor(b"salt").arguments(mapping)[0]["values"].values()) == [1, 2, 3]
