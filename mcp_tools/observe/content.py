@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from mcp_tools.output.masking import MASK, mask_secrets, shorten
+from mcp_tools.output.masking import MASK, is_secret_name, mask_secrets, shorten
 from mcp_tools.output.plain import encodable, safe_str
 from mcp_tools.types import ToolOutput
 
@@ -16,7 +15,6 @@ MAX_CHARS: Final = 4_000
 _MAX_ITEMS: Final = 50
 _MAX_DEPTH: Final = 6
 _MAX_LEAVES: Final = 500
-_TELLING: Final = re.compile(r"(?i)passw(or)?d|secret|token|api[_-]?key|authorization|credential|cookie")
 
 
 def render_content(value: Any) -> str:
@@ -62,7 +60,7 @@ def _object(value: Mapping[Any, Any], depth: int, budget: list[int]) -> dict[str
     shown: dict[str, Any] = {}
     for key, item in islice(value.items(), _MAX_ITEMS):
         name = _text(safe_str(key) if not isinstance(key, str) else key, 200)
-        is_secret = _TELLING.search(name) is not None and not isinstance(item, bool | None)
+        is_secret = is_secret_name(name) and not isinstance(item, bool | None)
         shown[name] = MASK if is_secret else _clipped(item, depth - 1, budget)
     for note in _and_more(len(value)):
         shown["…"] = note

@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left
-from functools import lru_cache
 from typing import Any, Final
 
-from mcp_tools.output.masking import MASK, mask_secrets
+from mcp_tools.output.masking import MASK, is_secret_name, mask_secrets
 
 MAX_JSON_CHARS: Final = 5_000_000
 """A text up to this size is looked at as JSON, if it begins like that."""
 
 _BLOCK_CHARS: Final = 200_000  # searched in one go, some 50 ms in which no other thread of ours runs
 _BLOCK_END_CHARS: Final = 20_000  # within this much of a block's end it may end earlier
-_TELLING: Final = re.compile(r"(?i)password|passwd|secret|token|api[_-]?key|authorization|-----BEGIN")
+# Where a secret may begin; too many is fine.
+_TELLING: Final = re.compile(
+    r"(?i)pass|pwd|secret|token|key|auth|credential|cookie|bearer|jwt|signature|-----BEGIN"
+)
 _MIN_SECRET_CHARS: Final = 4
 _PREFIX: Final = re.compile(r"(?:sk|pk|rk|gh[pousr]|github_pat|xox[abeprs])[-_]|AKIA|ASIA|AIza")
 # The longest secret there is, a private key, has up to 8,000 characters; others stand near their names.
@@ -70,7 +72,7 @@ def mask_value(value: Any, *, keep_shape: bool = False) -> tuple[Any, int]:
             total = 0
             for key, item in value.items():
                 new_key = _free(mask_secrets(key), masked_dict) if len(key) >= _MIN_SECRET_CHARS else key
-                is_secret = isinstance(item, str) and len(item) >= _MIN_SECRET_CHARS and _is_telling(key)
+                is_secret = isinstance(item, str) and len(item) >= _MIN_SECRET_CHARS and is_secret_name(key)
                 if is_secret and item != MASK:
                     new_item, count = shaped_like(item) if keep_shape else MASK, 1
                 else:
@@ -102,15 +104,6 @@ def _free(key: str, taken: dict[str, Any]) -> str:
         number += 1
         free = f"{key} {number}"
     return free
-
-
-@lru_cache(maxsize=4096)
-def _is_telling_name(key: str) -> bool:
-    return MASK in mask_secrets(f"{key}=aaaaaaaa")
-
-
-def _is_telling(key: str) -> bool:
-    return len(key) <= 100 and _TELLING.search(key) is not None and _is_telling_name(key)
 
 
 def _blocks(text: str) -> list[str]:
