@@ -1,0 +1,165 @@
+"""Anthropic's Messages API, behind an asynchronous client of its own SDK."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import anyio.to_thread
+
+from mcp_tools.agent.anthropic_blocks import StreamedAnswer, answer_blocks, calls_in, result_block
+from mcp_tools.agent.failures import model_error
+from mcp_tools.agent.types import Api, Message, ModelError, OnText, Turn
+from mcp_tools.observe.cost import cost_of
+from mcp_tools.types import ExecutionResult, Tool, Usage
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+
+MAX_TOKENS_WHOLE: Final = 16_000
+"""The SDK refuses to wait for a longer answer that is not streamed."""
+CACHE_WRITE_PREMIUM: Final = 0.25
+_CACHED: Final = {"type": "ephemeral"}
+_CUT: Final = frozenset({"max_tokens", "model_context_window_exceeded"})
+
+
+class AnthropicMessages:
+    """Asks Claude models.
+
+    Args:
+        client: The SDK's asynchronous client, also one for a cloud's platform. Its own retries and time
+            limits hold; it is not closed.
+        cache: Marks what stays the same between turns, so that the provider keeps it and charges less for
+            it: the tools, the system text and, where the API does so by itself, the history.
+        options: Further fields of each request, such as `thinking` or `temperature`.
+    Raises:
+        ValueError: `options` has a field that is ours.
+    """
+
+    api: Api = "anthropic"
+
+    def __init__(
+        self, client: AsyncAnthropic, *, cache: bool = True, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self._client = client
+        self._cache = cache
+        self._options = dict(options or {})
+        ours = {"model", "messages", "system", "tools", "max_tokens", "stream"} & set(self._options)
+        if ours:
+            raise ValueError(f"options cannot have {', '.join(sorted(ours))}: it is given for each request")
+        # The platforms of clouds do not mark a history by themselves, and refuse the field.
+        self._marks_history = any(base.__name__ == "AsyncAnthropic" for base in type(client).__mro__)
+
+    async def ask(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        *,
+        model: str,
+        max_tokens: int,
+        system: str | None,
+        on_text: OnText | None,
+    ) -> Turn:
+        """Have the model answer once; see `Model`."""
+        request = self._request(messages, tools, system)
+        request |= {"model": model, "max_tokens": max_tokens}
+        problem: ModelError
+        try:
+            if on_text is not None or max_tokens > MAX_TOKENS_WHOLE:
+                answer = await self._streamed(request, on_text)
+            else:
+                # The types of the SDK list each field; ours are put together by name.
+                whole = await cast(Any, self._client.messages.create)(**request)
+                answer = whole.to_dict(mode="python")
+            return await self._turn(answer, messages, asked=model)
+        except ModelError as error:
+            problem = error
+        except TypeError as error:
+            if "authentication" not in str(error):
+                raise
+            problem = ModelError(
+                "there is no key for Anthropic: set ANTHROPIC_API_KEY, or give a client that has one"
+            )
+        except Exception as error:
+            secrets = [getattr(self._client, name, None) for name in ("api_key", "auth_token")]
+            problem = model_error(error, sent=[list(messages), system], secrets=secrets)
+        # Outside of the handlers: the SDK's error holds the request, with the prompt and the key in it.
+        raise problem
+
+    def results(self, turn: Turn, results: Mapping[str, ExecutionResult]) -> tuple[Message, ...]:
+        """Render the results of a turn's calls as one message; see `Model`."""
+        seen: dict[str, dict[str, Any]] = {}
+        for call in turn.calls:
+            if call.id not in seen:
+                seen[call.id] = result_block(call.id, results.get(call.id))
+        return ({"role": "user", "content": list(seen.values())},) if seen else ()
+
+    def _request(
+        self, messages: Sequence[Message], tools: Sequence[Tool], system: str | None
+    ) -> dict[str, Any]:
+        request: dict[str, Any] = {**self._options, "messages": list(messages)}
+        described = [tool.to_api_format("anthropic") for tool in tools]
+        if described:
+            request["tools"] = described
+        if system:
+            request["system"] = [{"type": "text", "text": system}]
+        if self._cache:
+            for marked in (described, request.get("system", [])):
+                if marked:
+                    marked[-1] = {**marked[-1], "cache_control": _CACHED}
+            # More than four marks are refused, and a history with marks of its own needs none of ours.
+            if self._marks_history and not _has_marks(messages):
+                request.setdefault("cache_control", _CACHED)
+        return request
+
+    async def _streamed(self, request: Mapping[str, Any], on_text: OnText | None) -> dict[str, Any]:
+        answer = StreamedAnswer()
+        # Raw events and not the SDK's `stream`, which guesses at arguments that are not complete.
+        events = await cast(Any, self._client.messages.create)(**request, stream=True)
+        async with events:
+            async for event in events:
+                await answer.add(event.to_dict(mode="python"), on_text)
+        return answer.whole()
+
+    async def _turn(self, answer: Mapping[str, Any], messages: Sequence[Message], *, asked: str) -> Turn:
+        stop = answer.get("stop_reason")
+        calls, blocks = calls_in(answer["content"], messages, stop=stop)
+        kept = answer_blocks(blocks, stop=stop)
+        model = str(answer.get("model") or asked)
+        return Turn(
+            texts=tuple(block["text"] for block in blocks if block.get("type") == "text" and block["text"]),
+            calls=tuple(calls),
+            messages=({"role": "assistant", "content": kept},) if kept else (),
+            stop=stop,
+            is_cut=stop in _CUT,
+            model=model,
+            usage=await _usage(answer.get("usage") or {}, names=(model, asked)),
+        )
+
+
+async def _usage(counted: Mapping[str, Any], names: tuple[str, str]) -> Usage:
+    fields = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+    new, written, read, output = (max(0, int(counted.get(field) or 0)) for field in fields)
+    # What is written to the cache costs a quarter more than what is only read; the price table is asked as if
+    # there were so many tokens more.
+    priced = new + written + math.ceil(written * CACHE_WRITE_PREMIUM) + read
+    price = None
+    for name in dict.fromkeys(names):
+        price = price if price is not None else await _price(name, priced, output, read)
+    return Usage(cost_usd=price or 0.0, input_tokens=new + written + read, output_tokens=output)
+
+
+async def _price(model: str, input_tokens: int, output_tokens: int, cached_tokens: int) -> float | None:
+    # In a thread: the first call reads the price table.
+    return await anyio.to_thread.run_sync(cost_of, model, input_tokens, output_tokens, cached_tokens)
+
+
+def _has_marks(messages: Sequence[Message]) -> bool:
+    contents = [message.get("content") for message in messages]
+    return any(
+        isinstance(block, Mapping) and "cache_control" in block
+        for content in contents
+        if isinstance(content, list)
+        for block in content
+    )

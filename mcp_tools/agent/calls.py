@@ -1,0 +1,186 @@
+"""Run the tool calls of one turn, and give each of them an answer, however the turn ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+from mcp_tools.agent.types import BadCall, Confirm, OnCall, OnResult, Turn
+from mcp_tools.batch import AsyncToolExecutor, StreamingToolExecutor
+from mcp_tools.calling import CancelWatch, maybe_await
+from mcp_tools.executor import ToolExecutor
+from mcp_tools.inflight import as_context
+from mcp_tools.types import (
+    CallContext,
+    ErrorCode,
+    ExecutionResult,
+    ExecutionStatus,
+    ToolCall,
+    new_call_id,
+)
+
+logger = logging.getLogger(__name__)
+
+TRANSPORT: Final = "agent"
+CUT: Final = (
+    "not run: your answer was cut off for want of tokens, so this call may be incomplete. Send it again, and "
+    "ask for less in one answer"
+)
+
+
+class Tools(Protocol):
+    """What the agent needs of a `ToolSystem`: the door to the tools, and how many run at once."""
+
+    @property
+    def executor(self) -> ToolExecutor: ...
+
+    @property
+    def async_executor(self) -> AsyncToolExecutor: ...
+
+
+class Calls:
+    """The tool calls of one turn and what became of them so far.
+
+    Args:
+        turn: Whose calls.
+        tools: What runs them.
+        confirm: Puts a question to a person. None: as the batch executor of `tools` does.
+        on_call, on_result: Told of each call as it starts and ends.
+        context: Shared by all calls.
+    """
+
+    def __init__(
+        self,
+        turn: Turn,
+        tools: Tools,
+        *,
+        confirm: Confirm | None,
+        on_call: OnCall | None,
+        on_result: OnResult | None,
+        context: CallContext | Mapping[str, Any] | None,
+    ) -> None:
+        self._turn = turn
+        self._tools = tools
+        # The one that `execute_calls` would use.
+        self._confirm = confirm if confirm is not None else tools.async_executor._confirm
+        self._on_call = on_call
+        self._on_result = on_result
+        self._context = agent_context(context)
+        self._started: set[str] = set()
+        self.results: dict[str, ExecutionResult] = {}
+
+    async def run(self) -> None:
+        """Run them: safe ones at once, those that need a yes one after another.
+
+        Cancelling it cancels what runs; `results` then holds what had ended, and `withdraw` answers the rest.
+        """
+        if self._turn.is_cut:
+            for call in self._turn.calls:
+                self.results.setdefault(call.id, self._not_run(call, CUT, ErrorCode.INVALID_ARGUMENTS))
+            return
+        good: dict[str, ToolCall] = {}
+        for call in self._turn.calls:
+            if call.id in good or call.id in self.results:
+                # An answer belongs to an id, so the second of two calls cannot have one of its own.
+                logger.warning("a model gave two calls of one turn the same id; only the first is run")
+            elif isinstance(call, BadCall):
+                await self._refuse(call)
+            else:
+                good[call.id] = call
+        batch = StreamingToolExecutor(
+            self._tools.executor, self._tools.async_executor.max_concurrent, confirm=self._confirm
+        )
+        await batch.execute_with_streaming(
+            list(good.values()),
+            on_start=self._call_started,
+            on_complete=self._call_ended,
+            context=self._context,
+        )
+
+    def withdraw(self, why: str) -> list[ToolCall]:
+        """Answer each call that has no answer yet: it was stopped, or never started.
+
+        Args:
+            why: The reason as a sentence without its full stop, for the model.
+        Returns:
+            Those that had started, for `tell_of`.
+        """
+        stopped = []
+        for call in self._turn.calls:
+            if call.id in self.results:
+                continue
+            if call.id in self._started:
+                message = f"stopped while it ran, and part of it may have happened: {why}"
+            else:
+                message = f"not run: {why}"
+            self.results[call.id] = self._not_run(call, message, ErrorCode.CANCELLED)
+            if call.id in self._started:
+                stopped.append(as_call(call))
+        return stopped
+
+    async def tell_of(self, stopped: Sequence[ToolCall]) -> None:
+        """Tell who was told of their start."""
+        for call in stopped:
+            await tell(self._on_result, call, self.results[call.id])
+
+    def in_order(self) -> Iterator[tuple[ToolCall, ExecutionResult]]:
+        """Yield each call with its answer, in the order in which they were asked for."""
+        seen: set[str] = set()
+        for call in self._turn.calls:
+            if call.id in self.results and call.id not in seen:
+                seen.add(call.id)
+                yield as_call(call), self.results[call.id]
+
+    async def _refuse(self, bad: BadCall) -> None:
+        call = as_call(bad)
+        await tell(self._on_call, call)
+        context = replace(self._context, call_id=new_call_id())
+        self.results[bad.id] = await self._tools.executor.refuse(bad.name, None, context, bad.problem)
+        await tell(self._on_result, call, self.results[bad.id])
+
+    async def _call_started(self, call: ToolCall) -> None:
+        self._started.add(call.id)
+        await tell(self._on_call, call)
+
+    async def _call_ended(self, call: ToolCall, result: ExecutionResult) -> None:
+        self.results[call.id] = result
+        await tell(self._on_result, call, result)
+
+    def _not_run(self, call: ToolCall | BadCall, message: str, code: ErrorCode) -> ExecutionResult:
+        is_cancelled = code is ErrorCode.CANCELLED
+        return ExecutionResult(
+            status=ExecutionStatus.CANCELLED if is_cancelled else ExecutionStatus.VALIDATION_ERROR,
+            error=message,
+            error_code=code,
+            tool_name=call.name[:200],
+            parameters=as_call(call).arguments,
+            principal=self._context.principal,
+            session_id=self._context.session_id,
+            client=self._context.client,
+            transport=TRANSPORT,
+        )
+
+
+def agent_context(context: CallContext | Mapping[str, Any] | None) -> CallContext:
+    """Return what all calls of a run share: an approval can belong to one call only."""
+    return replace(as_context(context), transport=TRANSPORT, approval=None)
+
+
+def as_call(call: ToolCall | BadCall) -> ToolCall:
+    """Return the call as it is told of; one that could not be read has no arguments."""
+    return call if isinstance(call, ToolCall) else ToolCall(id=call.id, name=call.name, arguments={})
+
+
+async def tell(callback: Callable[..., Any] | None, *arguments: Any) -> None:
+    """Call what an embedding program gave us, sync or async; what it raises is logged."""
+    if callback is None:
+        return
+    watch = CancelWatch()
+    try:
+        await maybe_await(callback(*arguments))
+    except BaseException:
+        if watch.is_cancelled():
+            raise
+        logger.exception("callback %r failed; the run goes on", callback)

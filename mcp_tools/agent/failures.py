@@ -1,0 +1,100 @@
+"""What an SDK raised → a `ModelError` that holds neither the prompt nor a key."""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from mcp_tools.agent.types import ModelError
+from mcp_tools.output.masking import mask_secrets, shorten
+from mcp_tools.output.plain import encodable, strings_in
+
+MAX_TEXT_CHARS: Final = 500
+MAX_WAIT_S: Final = 7 * 86_400.0
+QUOTE_CHARS: Final = 16
+"""So many characters of what was sent, in a row, make a quotation of a provider's message."""
+_WORDS: Final[Mapping[int, str]] = {
+    400: "the provider refused the request",
+    401: "the provider refused the key",
+    403: "the provider forbids this to the key",
+    404: "the provider has no such model or address",
+    413: "the request is too large for the provider",
+    429: "the provider's limit of requests or tokens is reached",
+    529: "the provider is overloaded",
+}
+# An error in the middle of a stream comes after a status of 200; its type tells which it would have been.
+_STATUS: Final[Mapping[str, int]] = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+
+
+def model_error(error: Exception, *, sent: Sequence[Any], secrets: Sequence[object]) -> ModelError:
+    """Say what happened in words.
+
+    Args:
+        error: What the SDK, or the connection under it, raised.
+        sent: What went to the provider; a message that quotes it is left out.
+        secrets: Keys, which no message may hold.
+    """
+    status = getattr(error, "status_code", None)
+    kind, said = _of_body(getattr(error, "body", None))
+    if not isinstance(status, int) or status < 400:
+        status = _STATUS.get(kind)
+    if status is None:
+        name = type(error).__name__
+        if "Timeout" in name:
+            return ModelError(f"the provider did not answer in time ({name}); the request can be repeated")
+        return ModelError(f"the answer did not arrive whole ({name}); the request can be repeated")
+    what = _WORDS.get(status, "the provider failed" if status >= 500 else "the provider refused the request")
+    message = f"{what} (HTTP {status}{f', {kind}' if kind else ''})"
+    said = _presentable(said, sent, secrets)
+    retry_after_s = _retry_after(getattr(getattr(error, "response", None), "headers", None))
+    return ModelError(f"{message}: {said}" if said else message, status=status, retry_after_s=retry_after_s)
+
+
+def _of_body(body: object) -> tuple[str, str]:
+    """Type and message of an error's body, as far as it has them."""
+    inner = body.get("error", body) if isinstance(body, Mapping) else None
+    if not isinstance(inner, Mapping):
+        return "", ""
+    kind, said = inner.get("type"), inner.get("message")
+    is_word = isinstance(kind, str) and kind.isascii() and kind.replace("_", "").isalpha() and len(kind) < 50
+    return kind if is_word else "", said if isinstance(said, str) else ""  # type: ignore[return-value]
+
+
+def _presentable(said: str, sent: Sequence[Any], secrets: Sequence[object]) -> str:
+    said = shorten(mask_secrets(encodable(said[: 2 * MAX_TEXT_CHARS])), MAX_TEXT_CHARS)
+    if any(isinstance(secret, str) and secret and secret in said for secret in secrets):
+        return ""
+    windows = {said[i : i + QUOTE_CHARS] for i in range(len(said) - QUOTE_CHARS + 1)}
+    for text in strings_in(list(sent)):
+        is_quoted = text.strip() in said if 4 <= len(text) < QUOTE_CHARS else False
+        if is_quoted or any(window in text for window in windows):
+            return ""
+    return said
+
+
+def _retry_after(headers: Any) -> float | None:
+    if headers is None:
+        return None
+    seconds: float | None = None
+    milliseconds, given = headers.get("retry-after-ms"), headers.get("retry-after")
+    try:
+        seconds = float(milliseconds) / 1000 if milliseconds is not None else float(given)
+    except (TypeError, ValueError):
+        when = email.utils.parsedate_tz(given) if isinstance(given, str) else None
+        seconds = email.utils.mktime_tz(when) - time.time() if when is not None else None
+    if seconds is None or math.isnan(seconds):
+        return None
+    return min(max(seconds, 0.0), MAX_WAIT_S)

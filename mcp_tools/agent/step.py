@@ -1,0 +1,127 @@
+"""One turn: a model answers once, and the tools it asked for are run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib import import_module
+from typing import Any, cast
+
+from mcp_tools.agent.calls import Calls, Tools
+from mcp_tools.agent.types import (
+    DEFAULT_MAX_TOKENS,
+    DEFAULT_MODEL,
+    Confirm,
+    Message,
+    Model,
+    ModelError,
+    OnCall,
+    OnResult,
+    OnText,
+)
+from mcp_tools.types import CallContext
+
+
+async def run_agent_step(
+    messages: Sequence[Message],
+    tools_system: Tools,
+    client: Any = None,
+    model: str = DEFAULT_MODEL,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    *,
+    system: str | None = None,
+    confirm: Confirm | None = None,
+    on_text: OnText | None = None,
+    on_call: OnCall | None = None,
+    on_result: OnResult | None = None,
+    context: CallContext | Mapping[str, Any] | None = None,
+) -> tuple[str, list[Message]]:
+    """Have a model answer once, run the tools that it asked for, and return its text and the new history.
+
+    Args:
+        messages: The history in the provider's form. It is not changed.
+        tools_system: A `ToolSystem`: its visible tools are offered, and its rules and limits hold.
+        client: See `model_for`. None: Anthropic's, with the key in ANTHROPIC_API_KEY.
+        model: By the provider's name.
+        max_tokens: Of the answer.
+        system: Instructions that stand before the history.
+        confirm: Puts a question to a person; only `True` is a yes. None: as `tools_system` was told; where
+            that was nothing, a call that needs a yes is not run, and the model is told so.
+        on_text: Told of the text as it comes; with None the answer is not streamed.
+        on_call, on_result: Told of each call as it starts and ends.
+        context: Principal, session and the like for all calls.
+    Returns:
+        All text of the answer, and the history with the answer and the results of its calls. An answer
+        without any content adds nothing, since a provider refuses a history with an empty message. After an
+        answer with calls the model waits for the next step.
+    Raises:
+        ModelError: The model could not be asked. Nothing was run.
+        TypeError: `client` is none that can be used.
+    Cancelling it cancels the calls that run.
+    """
+    async with model_of(client) as asked:
+        turn = await asked.ask(
+            messages,
+            tools_system.executor.visible_tools(),
+            model=model,
+            max_tokens=max_tokens,
+            system=system,
+            on_text=on_text,
+        )
+    history = [*messages, *turn.messages]
+    if turn.calls:
+        calls = Calls(
+            turn, tools_system, confirm=confirm, on_call=on_call, on_result=on_result, context=context
+        )
+        await calls.run()
+        history.extend(asked.results(turn, calls.results))
+    return turn.text, history
+
+
+def model_for(client: Any) -> Model:
+    """Return what asks a model through this client.
+
+    Args:
+        client: An asynchronous client of the Anthropic or the OpenAI SDK (for the latter, its Responses API
+            is used; for Chat Completions give `OpenAIChat(client)`), or a `Model`.
+    Raises:
+        TypeError: It is none of these, or a synchronous client.
+    """
+    if all(hasattr(client, name) for name in ("api", "ask", "results")):
+        return cast(Model, client)
+    # By name, so that neither SDK is imported to find out that it is not the one.
+    bases = [(base.__module__.partition(".")[0], base.__name__) for base in type(client).__mro__]
+    for library in ("anthropic", "openai"):
+        if (library, "SyncAPIClient") in bases:
+            name = type(client).__name__
+            raise TypeError(
+                f"{name} is a synchronous client, which would block every call that runs beside it; give the "
+                f"asynchronous one, {library}.Async{name}"
+            )
+    if ("anthropic", "AsyncAPIClient") in bases:
+        from mcp_tools.agent.anthropic import AnthropicMessages
+
+        return AnthropicMessages(client)
+    if ("openai", "AsyncAPIClient") in bases:
+        openai = import_module("mcp_tools.agent.openai")
+        return cast(Model, openai.OpenAIResponses(client))
+    raise TypeError(
+        f"{type(client).__name__} is no client that can be used; give anthropic.AsyncAnthropic(), "
+        "openai.AsyncOpenAI() or a Model"
+    )
+
+
+@asynccontextmanager
+async def model_of(client: Any) -> AsyncIterator[Model]:
+    """Give `model_for(client)`; where there is no client, one is made and closed again."""
+    if client is not None:
+        yield model_for(client)
+        return
+    try:
+        from anthropic import AsyncAnthropic
+    except ImportError:
+        raise ModelError(
+            "the Anthropic SDK is not installed; run: pip install 'mcp-tools-server[anthropic]'"
+        ) from None
+    async with AsyncAnthropic() as own:
+        yield model_for(own)
