@@ -19,6 +19,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from mcp_tools.agent.loop import run_agent
+    from mcp_tools.agent.step import run_agent_step
+    from mcp_tools.agent.types import AgentLimits, AgentRun, ModelError, StopReason
     from mcp_tools.batch import AsyncToolExecutor, StreamEvent, StreamingToolExecutor
     from mcp_tools.errors import (
         ConfigError,
@@ -55,6 +58,8 @@ __version__ = "0.1.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
+    "AgentLimits",
+    "AgentRun",
     "Approval",
     "AsyncToolExecutor",
     "CallContext",
@@ -66,9 +71,11 @@ __all__ = [
     "InvalidArguments",
     "McpToolsError",
     "MediaContent",
+    "ModelError",
     "Preview",
     "RegistrationError",
     "ResourceLink",
+    "StopReason",
     "StreamEvent",
     "StreamingToolExecutor",
     "TextContent",
@@ -82,12 +89,17 @@ __all__ = [
     "ToolSystem",
     "Usage",
     "__version__",
+    "run_agent",
+    "run_agent_step",
     "serve",
 ]
 
 # Each public name is imported when it is first used: a command line that only lists tools must not load
 # the rest, and the server's start is measured.
 _HOMES: Final = {
+    "agent.loop": ("run_agent",),
+    "agent.step": ("run_agent_step",),
+    "agent.types": ("AgentLimits", "AgentRun", "ModelError", "StopReason"),
     "batch": ("AsyncToolExecutor", "StreamEvent", "StreamingToolExecutor"),
     "errors": ("ConfigError", "InvalidArguments", "McpToolsError", "RegistrationError", "ToolError"),
     "executor": ("ToolExecutor",),
