@@ -16,6 +16,7 @@ MAX_TEXT_CHARS: Final = 500
 MAX_WAIT_S: Final = 7 * 86_400.0
 QUOTE_CHARS: Final = 16
 """So many characters of what was sent, in a row, make a quotation of a provider's message."""
+_WIRE: Final = frozenset({"anthropic", "openai", "httpx2", "httpx", "httpcore2", "httpcore", "h11", "h2"})
 _WORDS: Final[Mapping[int, str]] = {
     400: "the provider refused the request",
     401: "the provider refused the key",
@@ -55,7 +56,9 @@ def model_error(error: Exception, *, sent: Sequence[Any], secrets: Sequence[obje
         name = type(error).__name__
         if "Timeout" in name:
             return ModelError(f"the provider did not answer in time ({name}); the request can be repeated")
-        return ModelError(f"the answer did not arrive whole ({name}); the request can be repeated")
+        if type(error).__module__.partition(".")[0] in _WIRE or isinstance(error, OSError):
+            return ModelError(f"the answer did not arrive whole ({name}); the request can be repeated")
+        return ModelError(f"the answer could not be read ({name})")
     what = _WORDS.get(status, "the provider failed" if status >= 500 else "the provider refused the request")
     message = f"{what} (HTTP {status}{f', {kind}' if kind else ''})"
     said = _presentable(said, sent, secrets)
