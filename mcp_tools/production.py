@@ -171,6 +171,8 @@ def _audit_log(settings: Settings, environ: Mapping[str, str]) -> AuditLog | Non
         return AuditLog(
             audit_path(settings, environ),
             max_bytes=settings.audit_max_mb * 1024**2,
+            keep_files=settings.audit_keep_files,
+            redact=settings.audit_redact,
             anchor=settings.audit_anchor,
             roots=settings.roots,
         )

@@ -113,6 +113,7 @@ VALUES = {
     "audit_log": '"/dev/null"',
     "audit_anchor": '"/tmp/anchor"',
     "audit_max_mb": "1",
+    "audit_keep_files": "1",
     "audit_required": '"changes"',
     "limits_store": '"/tmp/limits"',
     "metrics_enabled": "true",
@@ -128,7 +129,7 @@ LOWERED = {
     "output_max_chars",
     "output_max_tokens",
 }
-NARROWING = {"deny", "ask", "limits", "python_minimum_level"} | LOWERED
+NARROWING = {"deny", "ask", "limits", "audit_redact", "python_minimum_level"} | LOWERED
 HARMLESS = {"log_level", "log_format"}
 
 

@@ -136,6 +136,13 @@ def _add_production(command: argparse.ArgumentParser) -> None:
         "--audit-anchor", metavar="FILE", help="kept at the log's last record: put it on another disk"
     )
     group.add_argument("--audit-max-mb", metavar="MIB", help="of one file of the log; default 100")
+    group.add_argument("--audit-keep-files", metavar="N", help="full files that stay; default all")
+    group.add_argument(
+        "--audit-redact",
+        action="append",
+        metavar="NAME",
+        help="an argument whose values no record may hold; repeatable",
+    )
     group.add_argument(
         "--audit-required",
         choices=("all", "changes"),

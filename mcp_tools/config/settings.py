@@ -76,6 +76,8 @@ class Settings:
         audit_anchor: A file elsewhere that is kept at the log's last record, so that a log that was
             replaced as a whole shows. None: there is none.
         audit_max_mb: MiB of a log file before the next one is begun.
+        audit_keep_files: Full files that stay. None: all.
+        audit_redact: More names of arguments whose values no record may hold.
         audit_required: `all` calls, or those of tools that can make `changes`: the others run also where
             their record cannot be written.
         limits: Rates, budgets and places, as `mcp_tools.limits` reads them.
@@ -134,6 +136,8 @@ class Settings:
     audit_log: str | None = None
     audit_anchor: str | None = None
     audit_max_mb: int = 100
+    audit_keep_files: int | None = None
+    audit_redact: tuple[str, ...] = ()
     audit_required: str = "all"
     limits: tuple[str, ...] = ()
     limits_store: str | None = field(default=None, repr=False)
@@ -199,6 +203,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "audit_log": Setting(parse=path),
     "audit_anchor": Setting(parse=path),
     "audit_max_mb": Setting(parse=integer(1, 100_000)),
+    "audit_keep_files": Setting(parse=integer(1, 100_000)),
+    "audit_redact": Setting(parse=texts, from_project="add", adds_up=True),
     "audit_required": Setting(parse=choice("all", "changes")),
     "limits": Setting(parse=texts, from_project="add", adds_up=True),
     "limits_store": Setting(parse=path_or_url),

@@ -70,7 +70,12 @@ def test_a_row_says_what_the_code_does(name: str, monkeypatch: pytest.MonkeyPatc
     value |= {"python_enabled": "false", "python_max_memory_mb": "100", "python_minimum_level": "L4"}
     value |= dict.fromkeys(("output_max_chars", "output_max_tokens"), "5000")
     value |= dict.fromkeys(("metrics_enabled", "output_mask_secrets"), "true")
-    value |= {"audit_enabled": "false", "audit_max_mb": "7", "audit_required": "changes"}
+    value |= {
+        "audit_enabled": "false",
+        "audit_max_mb": "7",
+        "audit_keep_files": "3",
+        "audit_required": "changes",
+    }
     value |= {"metrics_port": "0", "limits": "*: 5 calls/second"}
     value |= {
         "web_enabled": "false",

@@ -121,15 +121,15 @@ async def test_calls_that_are_malformed_are_recorded_too(tmp_path: Path) -> None
 
 
 async def test_each_call_is_recorded_before_and_after_and_the_log_is_whole(tmp_path: Path) -> None:
-    async with client(tmp_path) as connected:
-        await connected.call_tool("echo", {"text": "password=hunter22hunter22"})
+    async with client(tmp_path, "--audit-redact", "Text") as connected:
+        await connected.call_tool("echo", {"text": "a private thing"})
         refused = await connected.call_tool("echo", {"text": 5})
         assert refused.is_error
     (intent,) = records(tmp_path, "call.intent")
     ran, not_run = records(tmp_path, "call.outcome")
     assert intent["call_id"] == ran["call_id"]
     assert (ran["status"], not_run["error_code"]) == ("success", "invalid_arguments")
-    assert "hunter22" not in log_of(tmp_path).read_text()
+    assert "a private thing" not in log_of(tmp_path).read_text()
     assert log_of(tmp_path).stat().st_mode & 0o777 == 0o600
     verified = mcp_tools(tmp_path, "audit", "verify")
     assert verified.returncode == 0, verified.stdout
