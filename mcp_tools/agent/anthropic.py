@@ -32,7 +32,7 @@ class AnthropicMessages:
             limits hold; it is not closed.
         cache: Marks what stays the same between turns, so that the provider keeps it and charges less for
             it: the tools, the system text and, where the API does so by itself, the history.
-        options: Further fields of each request, such as `thinking` or `temperature`.
+        options: Further fields of each request, such as `thinking` or `stop_sequences`.
     Raises:
         ValueError: `options` has a field that is ours.
     """

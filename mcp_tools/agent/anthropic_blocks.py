@@ -19,6 +19,7 @@ MAX_IMAGE_CHARS: Final = 5 * 1024 * 1024
 """Of one image in base64; the API refuses the whole request for a larger one."""
 MAX_IMAGES: Final = 20
 """Of one result. The API bounds them by request, and a history holds many results."""
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _THINKING: Final = frozenset({"thinking", "redacted_thinking"})
 _STARTS: Final = (
@@ -224,8 +225,5 @@ def _no_number(name: str) -> Any:
 
 def _encodable(block: Block) -> Block:
     """Replace what no request can be encoded with; an answer can name half a character by an escape."""
-    try:
-        json.dumps(block, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:
-        return dict(json.loads(encodable(json.dumps(block, ensure_ascii=False, default=str))))
-    return block
+    text = json.dumps(block, ensure_ascii=False, default=str)
+    return dict(json.loads(_SURROGATE.sub("\ufffd", text))) if _SURROGATE.search(text) else block

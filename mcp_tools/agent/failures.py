@@ -54,6 +54,8 @@ def model_error(error: Exception, *, sent: Sequence[Any], secrets: Sequence[obje
         status = _STATUS.get(kind)
     if status is None:
         name = type(error).__name__
+        if isinstance(error, UnicodeEncodeError):
+            return ModelError("the messages hold half a character (a lone surrogate), which cannot be sent")
         if "Timeout" in name:
             return ModelError(f"the provider did not answer in time ({name}); the request can be repeated")
         if type(error).__module__.partition(".")[0] in _WIRE or isinstance(error, OSError):
