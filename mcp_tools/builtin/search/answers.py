@@ -1,0 +1,132 @@
+"""What an HTTP answer of a search service means: found something, or why not."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from mcp_tools.builtin.search.types import Failed, Kind
+from mcp_tools.web.types import WebResponse
+
+
+def retry_after(
+    headers: Mapping[str, str], *, now: Callable[[], float] = time.time, name: str = "retry-after"
+) -> float | None:
+    """Read a `Retry-After`, in seconds or as a date. What makes no sense counts as not said.
+
+    Source: RFC 9110, 10.2.3.
+    """
+    value = headers.get(name, "").strip()
+    if not value or len(value) > 100:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - now()
+        except (ValueError, TypeError, OverflowError):
+            return None
+        seconds = max(0.0, seconds)
+    return seconds if 0 <= seconds < math.inf else None
+
+
+def windows_reset(headers: Mapping[str, str]) -> float | None:
+    """Return when Brave lets us ask again: the longest of its windows in which nothing remains."""
+    remaining = headers.get("x-ratelimit-remaining", "").split(",")
+    resets = headers.get("x-ratelimit-reset", "").split(",")
+    waits = [
+        int(reset)
+        for left, reset in zip(remaining, resets, strict=False)
+        if left.strip() == "0" and reset.strip().isdecimal() and len(reset.strip()) < 12
+    ]
+    return float(max(waits)) if waits else None
+
+
+def refuse_status(status: int, headers: Mapping[str, str]) -> None:
+    """Raise what a status other than 200 means; how it is meant by one provider is looked at before.
+
+    Raises:
+        Failed: It is not 200.
+    """
+    after = retry_after(headers)
+    match status:
+        case 200:
+            return
+        case 202:
+            raise Failed(
+                Kind.BLOCKED, "answered 202, a question for a person instead of results", retry_after_s=after
+            )
+        case 429:
+            raise Failed(Kind.RATE_LIMITED, "asked too often, it says (429)", retry_after_s=after)
+        case 401 | 403:
+            raise Failed(
+                Kind.REJECTED,
+                f"does not accept the key or this kind of request ({status})",
+                retry_after_s=after,
+            )
+        case 402 | 432 | 433:
+            raise Failed(Kind.REJECTED, f"the plan of its key is used up ({status})", retry_after_s=after)
+        case 408 | 500 | 501 | 502 | 503 | 504:
+            raise Failed(Kind.UNAVAILABLE, f"is in trouble ({status})", retry_after_s=after)
+        case _ if 300 <= status < 400:
+            raise Failed(
+                Kind.UNAVAILABLE,
+                f"points elsewhere ({status}), where a key is not carried; is its URL right?",
+            )
+        case _ if 400 <= status < 500:
+            raise Failed(Kind.REJECTED, f"does not accept the request ({status})", retry_after_s=after)
+        case _:
+            raise Failed(Kind.UNAVAILABLE, f"answered with status {status}", retry_after_s=after)
+
+
+def read_json(response: WebResponse) -> dict[str, Any]:
+    """Read the body of an API's answer.
+
+    Raises:
+        Failed: It is no JSON object, or not whole.
+    """
+    if response.is_cut:
+        raise Failed(Kind.UNAVAILABLE, f"its answer is larger than {len(response.body):,} bytes")
+    body = response.body.strip()
+    if not body:
+        raise Failed(Kind.BLOCKED, "answered with an empty page")
+    if body.startswith(b"<"):
+        raise Failed(Kind.BLOCKED, "answered with a web page (HTML) where JSON was asked for")
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Failed(Kind.UNAVAILABLE, "its answer is cut short or is no JSON") from None
+    if not isinstance(data, dict):
+        raise Failed(Kind.UNAVAILABLE, "its answer is JSON of an unknown form")
+    return data
+
+
+def rows(data: Mapping[str, Any], *path: str) -> list[dict[str, Any]]:
+    """Return the list of objects at `path`; where it is missing, there is none.
+
+    Raises:
+        Failed: Something else is there.
+    """
+    value: Any = data
+    for name in path:
+        if not isinstance(value, dict):
+            raise Failed(Kind.UNAVAILABLE, "its answer is JSON of an unknown form")
+        value = value.get(name)
+        if value is None:
+            return []
+    if not isinstance(value, list):
+        raise Failed(Kind.UNAVAILABLE, "its answer is JSON of an unknown form")
+    return [row for row in value if isinstance(row, dict)]
+
+
+def text_of(row: Mapping[str, Any], *names: str) -> str:
+    """Return the first of these fields that is a text and not empty."""
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, str) and value.strip():
+            return value
+    return ""
