@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 
 import anyio.to_thread
 
@@ -13,9 +13,6 @@ from mcp_tools.agent.failures import model_error
 from mcp_tools.agent.types import Api, Message, ModelError, OnText, Turn
 from mcp_tools.observe.cost import cost_of
 from mcp_tools.types import ExecutionResult, Tool, Usage
-
-if TYPE_CHECKING:
-    from anthropic import AsyncAnthropic
 
 MAX_TOKENS_WHOLE: Final = 16_000
 """The SDK refuses to wait for a longer answer that is not streamed."""
@@ -28,7 +25,7 @@ class AnthropicMessages:
     """Asks Claude models.
 
     Args:
-        client: The SDK's asynchronous client, also one for a cloud's platform. Its own retries and time
+        client: The SDK's `AsyncAnthropic`, also one for a cloud's platform. Its own retries and time
             limits hold; it is not closed.
         cache: Marks what stays the same between turns, so that the provider keeps it and charges less for
             it: the tools, the system text and, where the API does so by itself, the history.
@@ -39,9 +36,7 @@ class AnthropicMessages:
 
     api: Api = "anthropic"
 
-    def __init__(
-        self, client: AsyncAnthropic, *, cache: bool = True, options: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, client: Any, *, cache: bool = True, options: Mapping[str, Any] | None = None) -> None:
         self._client = client
         self._cache = cache
         self._options = dict(options or {})
@@ -49,7 +44,7 @@ class AnthropicMessages:
         if ours:
             raise ValueError(f"options cannot have {', '.join(sorted(ours))}: it is given for each request")
         # The platforms of clouds do not mark a history by themselves, and refuse the field.
-        self._marks_history = any(base.__name__ == "AsyncAnthropic" for base in type(client).__mro__)
+        self._marks_history = not type(client).__module__.startswith("anthropic.lib.")
 
     async def ask(
         self,
@@ -69,8 +64,7 @@ class AnthropicMessages:
             if on_text is not None or max_tokens > MAX_TOKENS_WHOLE:
                 answer = await self._streamed(request, on_text)
             else:
-                # The types of the SDK list each field; ours are put together by name.
-                whole = await cast(Any, self._client.messages.create)(**request)
+                whole = await self._client.messages.create(**request)
                 answer = whole.to_dict(mode="python", warnings=False)
             return await self._turn(answer, messages, asked=model)
         except ModelError as error:
@@ -118,7 +112,7 @@ class AnthropicMessages:
     async def _streamed(self, request: Mapping[str, Any], on_text: OnText | None) -> dict[str, Any]:
         answer = StreamedAnswer()
         # Raw events and not the SDK's `stream`, which guesses at arguments that are not complete.
-        events = await cast(Any, self._client.messages.create)(**request, stream=True)
+        events = await self._client.messages.create(**request, stream=True)
         async with events:
             async for event in events:
                 await answer.add(event.to_dict(mode="python", warnings=False), on_text)

@@ -14,8 +14,10 @@ from mcp_tools.output.plain import encodable, strings_in
 
 MAX_TEXT_CHARS: Final = 500
 MAX_WAIT_S: Final = 7 * 86_400.0
-QUOTE_CHARS: Final = 16
+QUOTE_CHARS: Final = 24
 """So many characters of what was sent, in a row, make a quotation of a provider's message."""
+MAX_COMPARED_CHARS: Final = 5_000_000
+_FORM: Final = frozenset({"role", "type", "id", "name", "status", "media_type", "tool_use_id", "call_id"})
 _WIRE: Final = frozenset({"anthropic", "openai", "httpx2", "httpx", "httpcore2", "httpcore", "h11", "h2"})
 _WORDS: Final[Mapping[int, str]] = {
     400: "the provider refused the request",
@@ -54,6 +56,8 @@ def model_error(error: Exception, *, sent: Sequence[Any], secrets: Sequence[obje
         status = _STATUS.get(kind)
     if status is None:
         name = type(error).__name__
+        if name == "APIConnectionError":
+            return ModelError("the provider cannot be reached, or it broke off before it had answered")
         if isinstance(error, UnicodeEncodeError):
             return ModelError("the messages hold half a character (a lone surrogate), which cannot be sent")
         if "Timeout" in name:
@@ -82,12 +86,27 @@ def _presentable(said: str, sent: Sequence[Any], secrets: Sequence[object]) -> s
     said = shorten(mask_secrets(encodable(said[: 2 * MAX_TEXT_CHARS])), MAX_TEXT_CHARS)
     if any(isinstance(secret, str) and secret and secret in said for secret in secrets):
         return ""
-    windows = {said[i : i + QUOTE_CHARS] for i in range(len(said) - QUOTE_CHARS + 1)}
-    for text in strings_in(list(sent)):
-        is_quoted = text.strip() in said if 4 <= len(text) < QUOTE_CHARS else False
+    texts = [text for part in sent for text in _written(part)]
+    if sum(map(len, texts)) > MAX_COMPARED_CHARS:
+        return ""  # comparing would hold up everything else
+    # Every eighth window of sixteen: each quotation of 23 characters or more holds a whole one.
+    windows = {said[i : i + 16] for i in range(0, len(said) - 15, 8)}
+    for text in texts:
+        is_quoted = text.strip() in said if 8 <= len(text) < QUOTE_CHARS else False
         if is_quoted or any(window in text for window in windows):
             return ""
     return said
+
+
+def _written(part: Any) -> list[str]:
+    """The strings that people, tools and models wrote, without the words of the API's own form."""
+    if isinstance(part, list | tuple):
+        return [text for item in part for text in _written(item)]
+    if isinstance(part, Mapping) and ("role" in part or "type" in part):
+        kept = {name: value for name, value in part.items() if name not in _FORM}
+        content = kept.pop("content", None)
+        return [*strings_in(list(kept.values())), *_written(content)]
+    return strings_in(part)
 
 
 def _retry_after(headers: Any) -> float | None:

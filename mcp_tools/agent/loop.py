@@ -26,7 +26,7 @@ from mcp_tools.agent.types import (
     Turn,
 )
 from mcp_tools.observe.cost import cost_of
-from mcp_tools.types import CallContext, ExecutionResult, ToolCall, Usage
+from mcp_tools.types import CallContext, ExecutionResult, MediaContent, ToolCall, ToolOutput, Usage
 
 MAX_EMPTY_TURNS: Final = 3
 """Without text or calls, one after another. One may be an accident; asked again, a model often goes on."""
@@ -208,7 +208,7 @@ class _Run:
         self._cut = self._cut + 1 if turn.is_cut else 0
         if self._cut >= MAX_CUT_TURNS:
             return StopReason.CUT, f"{self._cut} answers in a row did not fit into max_tokens"
-        now = [(call.name, call.arguments, result.to_observation()) for call, result in calls.in_order()]
+        now = [(call.name, call.arguments, _seen(result)) for call, result in calls.in_order()]
         is_same = not turn.text.strip() and now == self._last
         self._same = self._same + 1 if is_same else 1
         self._last = now
@@ -242,6 +242,12 @@ class _Run:
         # The model that answered may have a name of its own without a price; the limit must hold then too.
         price = await _price(self._name, turn.usage.input_tokens, turn.usage.output_tokens)
         return Usage(cost_usd=price or 0.0)
+
+
+def _seen(result: ExecutionResult) -> tuple[object, ...]:
+    """What a model sees of a result, in a form that can be compared."""
+    pieces = result.result.content if isinstance(result.result, ToolOutput) else ()
+    return result.to_observation(), *(hash(piece.data) for piece in pieces if isinstance(piece, MediaContent))
 
 
 def _finished(turn: Turn) -> _Stop:

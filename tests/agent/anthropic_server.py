@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from tests.agent.anthropic_rules import Refused, check
 
-KEY = "sk-ant-test-0123456789abcdef"
+KEY = "a-key-for-tests-0123456789abcdef"
 MODEL = "claude-sonnet-5"
 WAIT_S = 20.0
 

@@ -292,6 +292,17 @@ async def test_errors_have_their_status_and_how_long_to_wait(status: int, kind: 
     assert (caught.value.status, caught.value.retry_after_s) == (status, 7.0)
 
 
+async def test_with_a_history_that_is_too_long_to_compare_nothing_is_quoted() -> None:
+    failure = Failure(status=400, kind="invalid_request_error", message="prompt is too long")
+    async with talking([failure]) as (_, client):
+        long = [{"role": "user", "content": "word " * 1_100_000}]
+        with pytest.raises(ModelError) as caught:
+            await AnthropicMessages(client).ask(
+                long, [], model=MODEL, max_tokens=5, system=None, on_text=None
+            )
+    assert str(caught.value) == "the provider refused the request (HTTP 400, invalid_request_error)"
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_sdk_repeats_a_request_by_its_own_policy(stream: bool) -> None:
     script = [Failure(status=529, headers={"retry-after-ms": "1"}), says("Here I am.")]
@@ -304,7 +315,7 @@ async def test_neither_prompt_nor_key_is_in_an_error(tools: ToolSystem) -> None:
     quoting = [
         Failure(status=400, kind="invalid_request_error", message=f"messages.0: bad input {PROMPT!r}"),
         Failure(status=400, kind="invalid_request_error", message=f"the key {KEY} may not do this"),
-        Failure(status=400, kind="invalid_request_error", message="max_tokens: 5 is too many"),
+        Failure(status=400, kind="invalid_request_error", message="assistant or user: text is too long"),
     ]
     async with talking([quoting[0], *quoting]) as (_, client):
         with pytest.raises(APIStatusError, match=PROMPT):  # what the SDK's own error holds
@@ -318,7 +329,7 @@ async def test_neither_prompt_nor_key_is_in_an_error(tools: ToolSystem) -> None:
         assert error.__cause__ is error.__context__ is None
         assert PROMPT not in str(error)
         assert KEY not in str(error)
-    assert str(errors[2]).endswith("max_tokens: 5 is too many")
+    assert str(errors[2]).endswith(": assistant or user: text is too long")
 
 
 @pytest.mark.parametrize("after", [0, 1, 4, 8])
@@ -340,7 +351,13 @@ async def test_an_error_in_the_middle_of_a_stream_has_its_status() -> None:
 
 async def test_a_body_that_is_cut_is_an_error() -> None:
     async with talking([Answer(blocks=[text("A text.")], cut_after=40)]) as (_, client):
-        with pytest.raises(ModelError, match="did not arrive whole"):
+        with pytest.raises(ModelError, match="broke off"):
+            await turn_of(client)
+
+
+async def test_a_provider_that_is_not_there_is_an_error() -> None:
+    async with AsyncAnthropic(api_key=KEY, base_url="http://127.0.0.1:1", max_retries=0) as client:
+        with pytest.raises(ModelError, match="cannot be reached"):
             await turn_of(client)
 
 

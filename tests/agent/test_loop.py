@@ -195,6 +195,23 @@ async def test_a_text_that_is_cut_off_ends_it(bench: Bench, stop: str) -> None:
     await assert_can_go_on(run)
 
 
+async def test_a_call_whose_arguments_cannot_be_read_is_on_record(bench: Bench) -> None:
+    told: list[str] = []
+    script = [asks(use("t1", "note", raw="[1")), says("Done.")]
+    async with talking(script) as (_, client):
+        run = await bench.run(
+            client,
+            on_text=print,
+            on_call=lambda call: told.append(f"{call.id} began"),
+            on_result=lambda call, result: told.append(f"{call.id} {result.error_code}"),
+        )
+    ((call, result),) = run.results
+    assert (call.arguments, result.error_code) == ({}, ErrorCode.INVALID_ARGUMENTS)
+    assert told == ["t1 began", "t1 invalid_arguments"]
+    bench.assert_recorded(calls=0)
+    assert '"call.outcome"' in bench.audit.read_text()
+
+
 # --- A model that says nothing ----------------------------------------------------------------
 
 
@@ -400,6 +417,38 @@ async def test_the_confirm_of_the_tool_system_is_asked_where_no_other_is_given(t
         run = await run_agent("Go.", tools, client=client, model=MODEL)
     assert asked == ["danger"]
     assert run.results[0][1].is_success
+
+
+def test_it_runs_on_trio_too() -> None:
+    ended: list[str] = []
+
+    async def main() -> None:
+        tools = ToolSystem()
+
+        @tools.register
+        async def hang() -> str:
+            """Never end."""
+            try:
+                await anyio.sleep(WAIT_S * 4)
+            finally:
+                ended.append("hang")
+            return "never"
+
+        @tools.register
+        async def note(what: str) -> str:
+            """Note something."""
+            return what
+
+        script = [asks(use("t1", "note", {"what": "a"})), asks(use("t2", "hang"))]
+        async with talking(script) as (_, client):
+            run = await run_agent(
+                "Go.", tools, client=client, model=MODEL, on_text=print, limits=AgentLimits(seconds=1.5)
+            )
+        assert [result.status for _, result in run.results] == ["success", "cancelled"], run
+        assert (run.stop, run.steps) == (StopReason.TIME, 2)
+
+    anyio.run(main, backend="trio")
+    assert ended == ["hang"]
 
 
 async def test_a_history_that_is_given_is_not_changed(bench: Bench) -> None:
