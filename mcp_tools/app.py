@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,12 +17,11 @@ from mcp_tools.observe.log import log_call
 from mcp_tools.policy import RulePolicy
 from mcp_tools.production import Production, assemble
 from mcp_tools.registry import ToolRegistry
+from mcp_tools.shipped import Builtins, about_python, python_options, register_builtins, web_options
 
 if TYPE_CHECKING:
-    from mcp_tools.builtin.python import PythonOptions, PythonTool
     from mcp_tools.builtin.workspace import Workspace
     from mcp_tools.config import Settings
-    from sandbox import SandboxConfig
 
 logger = logging.getLogger(__name__)
 
@@ -69,27 +67,6 @@ class App:
         self.close()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Builtins:
-    """What the tools we ship hold open.
-
-    Args:
-        workspace: The folders that file tools may touch.
-        python: `execute_python`, where there is one.
-    """
-
-    workspace: Workspace
-    python: PythonTool | None
-
-    def close(self) -> None:
-        """End the sandbox and let go of the folders. Can be called again."""
-        try:
-            if self.python is not None:
-                self.python.close()
-        finally:
-            self.workspace.close()
-
-
 def build(settings: Settings, environ: Mapping[str, str] | None = None) -> App:
     """Make everything that `settings` ask for. Nothing is served yet.
 
@@ -108,6 +85,7 @@ def build(settings: Settings, environ: Mapping[str, str] | None = None) -> App:
         settings.roots,
         python=python_options(settings) if settings.python_enabled else None,
         always_confirm=settings.python_always_confirm,
+        web=web_options(settings),
     )
     for origin in registry.load_entry_points():
         logger.info("loaded the tools of %s", origin)
@@ -140,87 +118,10 @@ def build(settings: Settings, environ: Mapping[str, str] | None = None) -> App:
         notices=(
             *settings.notices,
             *_idle_rules(policy, registry),
-            *_about_python(settings),
+            *about_python(settings),
             *(production.telemetry.notices if production.telemetry is not None else ()),
         ),
     )
-
-
-def register_builtins(
-    registry: ToolRegistry,
-    roots: Sequence[str | os.PathLike[str]],
-    *,
-    python: PythonOptions | SandboxConfig | None,
-    always_confirm: bool = False,
-) -> Builtins:
-    """Register the tools we ship, and return what they hold open.
-
-    Args:
-        roots: Folders that file tools may touch.
-        python: What `execute_python` may use. None: there is none.
-        always_confirm: `execute_python` asks before each call.
-    Raises:
-        ConfigError: A root does not exist or is no folder, or one that `python` names.
-    """
-    from mcp_tools.builtin.files import register_file_tools
-    from mcp_tools.builtin.workspace import Workspace
-
-    workspace = Workspace.open([os.fspath(root) for root in roots])
-    try:
-        register_file_tools(registry, workspace)
-        tool = None
-        if python is not None:
-            from mcp_tools.builtin.python import register_python_tool
-
-            tool = register_python_tool(registry, python, always_confirm=always_confirm)
-    except BaseException:
-        workspace.close()
-        raise
-    return Builtins(workspace=workspace, python=tool)
-
-
-def python_options(settings: Settings) -> PythonOptions:
-    """Return what `settings` let `execute_python` use.
-
-    Raises:
-        ConfigError: They contradict each other.
-    """
-    from mcp_tools.builtin.python import PythonOptions
-
-    if settings.python_workspace and not settings.roots:
-        raise ConfigError(
-            "python_workspace lets code change the first allowed folder, and there is none; use --root"
-        )
-    return PythonOptions(
-        timeout_seconds=settings.python_timeout_s,
-        max_memory_mb=settings.python_max_memory_mb,
-        packages=settings.python_packages,
-        preload=settings.python_preload,
-        allow_network=settings.python_network,
-        working_dir=settings.roots[0] if settings.python_workspace else None,
-        minimum_level=settings.python_minimum_level,
-        pool_size=settings.python_pool_size,
-        backend=settings.python_backend,
-        image=settings.python_image,
-        runtime=settings.python_runtime,
-        engine=settings.python_engine,
-    )
-
-
-def _about_python(settings: Settings) -> list[str]:
-    if not settings.python_enabled:
-        return []
-    notices = []
-    if settings.python_workspace and (settings.deny or settings.ask):
-        notices.append(
-            f"python_workspace: execute_python can change everything in {settings.roots[0]}; rules about "
-            "paths do not bind code. It asks before each call, unless a rule allows it."
-        )
-    if settings.python_backend == "linux" and not sys.platform.startswith("linux"):
-        notices.append(
-            "python_backend is linux, and this is not: execute_python refuses all calls here; use docker."
-        )
-    return notices
 
 
 def load_tools(registry: ToolRegistry, spec: str) -> None:

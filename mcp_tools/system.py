@@ -25,6 +25,7 @@ from mcp_tools.types import (
 
 if TYPE_CHECKING:
     from mcp_tools.builtin.python import PythonOptions
+    from mcp_tools.shipped import WebOptions
     from sandbox import SandboxConfig
 
 
@@ -74,6 +75,7 @@ class ToolSystem:
         roots: Sequence[str | PathLike[str]] = (),
         *,
         python: SandboxConfig | bool = True,
+        web: WebOptions | bool = True,
         policy: Policy | None = None,
         max_concurrent: int = MAX_CONCURRENT,
         confirm: Confirm | None = None,
@@ -88,11 +90,14 @@ class ToolSystem:
             roots: Folders that file tools may touch. Empty: none; the tools then say so.
             python: What `execute_python` may use. True: the defaults of `SandboxConfig`. False: the tool is
                 left out.
+            web: What `search_web` and `fetch_url` may do. True: search without a key, and pages from public
+                addresses, after a question where there are roots whose content an address could carry away.
+                False: the tools are left out.
             policy, max_concurrent, confirm, limiter, auditor, fitter, observers: As above.
         Raises:
             ConfigError: A root does not exist or is no folder, or one that `python` names.
         """
-        from mcp_tools.app import register_builtins
+        from mcp_tools.shipped import register_builtins
 
         system = cls(
             policy=policy,
@@ -103,7 +108,9 @@ class ToolSystem:
             fitter=fitter,
             observers=observers,
         )
-        builtins = register_builtins(system.registry, roots, python=_limits(python))
+        builtins = register_builtins(
+            system.registry, roots, python=_limits(python), web=_web(web, confirms_fetch=bool(roots))
+        )
         # Open folders and processes are let go of with the tools, which may outlive this object.
         system._closer = weakref.finalize(system.registry, builtins.close)
         return system
@@ -181,6 +188,20 @@ def _limits(python: SandboxConfig | bool) -> PythonOptions | SandboxConfig | Non
     from mcp_tools.builtin.python import PythonOptions
 
     return PythonOptions()
+
+
+def _web(web: WebOptions | bool, *, confirms_fetch: bool) -> WebOptions | None:
+    if not isinstance(web, bool):
+        return web
+    if not web:
+        return None
+    from mcp_tools.builtin.search import SearchOptions
+    from mcp_tools.shipped import WebOptions
+    from mcp_tools.web.types import Reach
+
+    return WebOptions(
+        search=SearchOptions(), reach=Reach(), search_reach=Reach(), confirms_fetch=confirms_fetch
+    )
 
 
 def _anthropic_block(call_id: str, result: ExecutionResult) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 from mcp_tools import __version__
-from mcp_tools.app import python_options
 from mcp_tools.cli import exits, terminal
 from mcp_tools.cli.logs import logging_to_stderr
 from mcp_tools.config import SETTINGS, Settings, load_settings
@@ -26,6 +25,7 @@ from mcp_tools.doctor import CHECKS, Examined, State, Subject, Topic, examine
 from mcp_tools.errors import ConfigError
 from mcp_tools.output.masking import mask_secrets
 from mcp_tools.output.plain import to_json
+from mcp_tools.shipped import python_options
 
 SCHEMA_VERSION: Final = 1
 """Goes up when a program that reads `--json` would have to change."""

@@ -15,7 +15,7 @@ import pytest
 
 from mcp_tools import CallContext, ConfigError, ErrorCode, Tool, ToolSystem
 from mcp_tools.app import build
-from mcp_tools.builtin.python import PythonOptions, register_python_tool
+from mcp_tools.builtin.python import PythonOptions, PythonTool, register_python_tool
 from mcp_tools.builtin.python.options import QUEUE_S, sandbox_config
 from mcp_tools.config import Settings
 from mcp_tools.confirmation.question import question_text
@@ -224,8 +224,8 @@ def test_settings_reach_the_tool(tmp_path: Path) -> None:
         deny=("read_file(private/**)",),
     )
     with build(settings) as app:
-        assert app.builtins.python is not None
-        config = sandbox_config(app.builtins.python.limits)
+        (tool,) = [each for each in app.builtins.others if isinstance(each, PythonTool)]
+        config = sandbox_config(tool.limits)
         assert (config.working_dir, config.allow_network, config.pool_size) == (str(tmp_path), True, 2)
         assert (config.timeout_seconds, config.max_memory_mb, str(config.minimum_level)) == (3, 100, "L4+")
         (notice,) = app.notices
