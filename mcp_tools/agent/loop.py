@@ -122,6 +122,7 @@ class _Run:
         self._used = Usage()
         self._results: list[tuple[ToolCall, ExecutionResult]] = []
         self._open: tuple[Turn, Calls] | None = None
+        self._paused = 0
         self._empty = 0
         self._cut = 0
         self._same = 0
@@ -155,14 +156,17 @@ class _Run:
             return self._limit()
         self._empty = 0
         self.messages.extend(turn.messages)
+        if self._paused or is_paused:
+            self._paused += len(turn.messages)
         if turn.is_cut:
             return StopReason.CUT, "the model's answer did not fit into max_tokens; it is incomplete"
         if is_paused:
             return self._limit()
+        self._paused = 0
         return _finished(turn)
 
     async def _take_calls(self, turn: Turn, calls: Calls) -> _Stop | None:
-        self._empty = 0
+        self._empty = self._paused = 0
         self.messages.extend(turn.messages)
         self._open = (turn, calls)
         if (stop := self._spent()) is not None:
@@ -193,6 +197,8 @@ class _Run:
 
     def ended(self, stop: StopReason, detail: str) -> AgentRun:
         """Return what became of the run."""
+        # An answer that only paused can be gone on with by nobody but the model.
+        del self.messages[len(self.messages) - self._paused :]
         return AgentRun(
             text=self._text,
             messages=self.messages,

@@ -160,6 +160,14 @@ async def test_an_answer_that_pauses_is_asked_to_go_on(bench: Bench) -> None:
     assert server.requests[1]["messages"][-1]["content"][-1]["id"] == "srvtoolu_1"
 
 
+async def test_an_answer_that_pauses_at_a_limit_is_not_kept(bench: Bench) -> None:
+    own = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "x"}}
+    async with talking(forever(Answer(blocks=[text("I look."), own], stop="pause_turn"))) as (_, client):
+        run = await bench.run(client, limits=AgentLimits(steps=1))
+    assert (run.stop, run.text) == (StopReason.STEPS, "I look.")
+    await assert_can_go_on(run)
+
+
 async def test_a_refusal_runs_nothing(bench: Bench) -> None:
     refusal = Answer(blocks=[text("No."), use("t1", "note", {"what": "a"})], stop="refusal")
     async with talking([refusal]) as (_, client):
