@@ -7,7 +7,6 @@ one after the other, over a connection that keeps the status and has bounds.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +22,6 @@ from mcp_tools.builtin.search.types import Failed, Found, Hit, Kind
 
 if TYPE_CHECKING:
     import primp
-    from ddgs.base import BaseSearchEngine
 
 MAX_PAGE_BYTES: Final = 4 * 1024**2
 MAX_THREADS: Final = 8
@@ -214,9 +212,9 @@ def _search(name: str, query: str, proxy: str | None, seconds: float, is_over: C
     if kind is None:
         raise Failed(Kind.REJECTED, "is not in the installed version of ddgs")
     # A new one for each search, so that no cookie joins two of them.
-    engine: BaseSearchEngine[Any] = kind(proxy=proxy, timeout=max(1, round(seconds)))
+    engine: Any = kind(proxy=proxy, timeout=max(1, round(seconds)))
     connection = Connection(engine.http_client.client, until, is_over)
-    engine.http_client = connection  # type: ignore[assignment]
+    engine.http_client = connection
     try:
         results = engine.search(query)
     except Failed:
@@ -275,8 +273,5 @@ def _proxy_variable() -> str | None:
     named = getproxies_environment()
     if named.get("no") == "*":
         return None
-    for scheme in ("https", "http", "all"):
-        if named.get(scheme):
-            upper = f"{scheme.upper()}_PROXY"
-            return upper if upper in os.environ else upper.lower()
-    return None
+    names = (f"{scheme.upper()}_PROXY" for scheme in ("https", "http", "all") if named.get(scheme))
+    return next(names, None)

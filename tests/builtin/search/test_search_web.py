@@ -258,3 +258,22 @@ async def test_the_doctor_ends_in_time_and_says_what_makes_no_sense(web: Loopbac
     assert [each.ok for each in checked] == [False, False]
     [wrong] = await check_providers(SearchOptions(providers=("kagi",)), web)
     assert not wrong.ok and "MCP_TOOLS_KAGI_KEY" in wrong.what_to_do
+
+
+def test_it_works_on_trio_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> list[str]:
+        web = LoopbackWeb()
+        options = SearchOptions(
+            providers=("ddgs", "exa"), engines=("duckduckgo",), exa_key="k", urls={"exa": two.url}
+        )
+        try:
+            output = await SearchTool(options, web).search("alpha", 10, CallContext())
+        finally:
+            await web.aclose()
+        assert output.structured is not None
+        return [output.structured["provider"], *output.structured["passed_over"]]
+
+    with engine(servers.CAPTCHA) as one, engine(servers.exa(servers.PAGES)) as two:
+        monkeypatch.setattr("ddgs.engines.duckduckgo.Duckduckgo.search_url", one.url)
+        provider, passed = anyio.run(main, backend="trio")
+    assert provider == "exa" and passed.startswith("ddgs: blocked: duckduckgo: answered 202")
