@@ -1,0 +1,142 @@
+"""What a site's robots.txt says to us, as RFC 9309 has it."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+
+from mcp_tools.web import urls
+from mcp_tools.web.pace import Pace
+from mcp_tools.web.retry import retry_after_s
+from mcp_tools.web.types import Refused, Unreachable, Web
+
+if TYPE_CHECKING:
+    from protego import Protego
+
+MAX_ROBOTS_BYTES: Final = 500 * 1024
+MAX_SITES: Final = 128
+MAX_KEPT_BYTES: Final = 2 * 1024**2
+FRESH_S: Final = 3600.0
+FAILED_S: Final = 60.0
+MAX_CRAWL_DELAY_S: Final = 30.0
+MAX_WAIT_S: Final = 5.0
+_OK: Final = 200
+_CLIENT_ERRORS: Final = range(400, 500)
+_BUSY: Final = 429
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Site:
+    """What is known of an origin; neither rules nor a fault mean that everything is allowed."""
+
+    until_s: float
+    size_bytes: int = 0
+    rules: Protego | None = None
+    fault: str = ""
+
+
+class Robots:
+    """Asks robots.txt before a page is asked for; one answer serves for an hour.
+
+    A file that is missing (4xx) allows everything. One that cannot be had (5xx, 429, no answer) allows
+    nothing for a minute. `Crawl-delay` is kept as a distance between pages of up to 30 s: up to 5 s are
+    waited for, more is refused with the time. At most 500 KiB of a file are read, and 128 sites or
+    2 MiB of rules are remembered.
+
+    Args:
+        web: Fetches the files.
+        user_agent: What stands before its first `/` is the name that rules are looked up by.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(self, web: Web, *, user_agent: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._web = web
+        self._token = user_agent.partition("/")[0].strip()
+        self._clock = clock
+        self._sites: OrderedDict[str, _Site] = OrderedDict()
+        self._under_way: dict[str, anyio.Event] = {}
+        self._pace = Pace(clock=clock)
+
+    async def check(self, url: str) -> None:
+        """Return if the site lets this page be fetched now.
+
+        Raises:
+            Refused: It does not; `retry_after_s` says when it may, if it may later.
+        """
+        page = urls.parse(url)
+        site = await self._site(page.origin)
+        if site.fault:
+            wait_s = max(site.until_s - self._clock(), 1.0)
+            raise Refused(
+                f"the robots.txt of {page.netloc} {site.fault}, so its pages are not fetched for now; "
+                f"try again in {wait_s:.0f} s",
+                retry_after_s=wait_s,
+            )
+        if site.rules is None:
+            return
+        if not site.rules.can_fetch(str(page), self._token):
+            raise Refused(
+                f"the robots.txt of {page.netloc} does not allow programs to fetch this page; "
+                "trying again will not help"
+            )
+        delay_s = min(site.rules.crawl_delay(self._token) or 0.0, MAX_CRAWL_DELAY_S)
+        if delay_s > 0:
+            wait_s = self._pace.claim(page.origin, delay_s, max_wait_s=MAX_WAIT_S)
+            if wait_s > MAX_WAIT_S:
+                raise Refused(
+                    f"{page.netloc} asks programs for {delay_s:g} s between pages; "
+                    f"try again in {wait_s:.0f} s",
+                    retry_after_s=wait_s,
+                )
+            await anyio.sleep(wait_s)
+
+    async def _site(self, origin: str) -> _Site:
+        while True:
+            site = self._sites.get(origin)
+            if site is not None and self._clock() < site.until_s:
+                self._sites.move_to_end(origin)
+                return site
+            if (under_way := self._under_way.get(origin)) is None:
+                break
+            await under_way.wait()
+        done = self._under_way[origin] = anyio.Event()
+        try:
+            site = await self._fetch(origin)
+            self._keep(origin, site)
+            return site
+        finally:
+            del self._under_way[origin]
+            done.set()
+
+    async def _fetch(self, origin: str) -> _Site:
+        try:
+            answer = await self._web.get(f"{origin}/robots.txt", accept="text/plain")
+        except Unreachable as error:
+            return self._failed("cannot be reached", error.retry_after_s)
+        if answer.status == _OK:
+            from protego import Protego
+
+            body = answer.body[:MAX_ROBOTS_BYTES]
+            # Long files take a while to read, and others should not wait for it.
+            rules = await anyio.to_thread.run_sync(Protego.parse, body.decode("utf-8-sig", "replace"))
+            return _Site(until_s=self._clock() + FRESH_S, size_bytes=len(body), rules=rules)
+        if answer.status in _CLIENT_ERRORS and answer.status != _BUSY:
+            return _Site(until_s=self._clock() + FRESH_S)
+        return self._failed(f"answered {answer.status}", retry_after_s(answer.headers))
+
+    def _failed(self, fault: str, wait_s: float | None) -> _Site:
+        return _Site(until_s=self._clock() + max(wait_s or 0.0, FAILED_S), fault=fault)
+
+    def _keep(self, origin: str, site: _Site) -> None:
+        self._sites.pop(origin, None)
+        self._sites[origin] = site
+        size_bytes = sum(known.size_bytes for known in self._sites.values())
+        while len(self._sites) > MAX_SITES or (size_bytes > MAX_KEPT_BYTES and len(self._sites) > 1):
+            _, forgotten = self._sites.popitem(last=False)
+            size_bytes -= forgotten.size_bytes
