@@ -1,0 +1,247 @@
+"""OpenAI's Responses API, behind an asynchronous client of its own SDK."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from mcp_tools.agent.calls import tell
+from mcp_tools.agent.openai_chat import OpenAIChat
+from mcp_tools.agent.openai_common import (
+    BROKEN_OFF,
+    Told,
+    call_from,
+    encodable_data,
+    fresh_id,
+    guarded,
+    own_options,
+    usage_of,
+)
+from mcp_tools.agent.types import Api, BadCall, Message, Model, ModelError, OnText, Turn
+from mcp_tools.output.plain import encodable, to_json
+from mcp_tools.types import Content, ExecutionResult, MediaContent, TextContent, Tool, ToolCall, ToolOutput
+
+__all__ = ["OpenAIChat", "OpenAIResponses", "model_for"]
+
+MAX_IMAGE_BYTES: Final = 5 * 1024 * 1024
+MAX_IMAGES: Final = 20
+"""Of one result."""
+_REASONING: Final = "reasoning.encrypted_content"
+_TAKEN: Final = ("model", "input", "instructions", "tools", "max_output_tokens", "stream", "store", "include")
+_STARTS: Final = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+)
+
+
+class OpenAIResponses:
+    """Asks OpenAI's models by the Responses API. Nothing depends on what the provider stores.
+
+    Args:
+        client: The SDK's `AsyncOpenAI`. Its own retries and time limits hold; it is not closed.
+        images: Whether pictures of results go back as pictures; False for a model that takes none.
+        options: Further fields of each request, such as `reasoning` or `prompt_cache_key`.
+    Raises:
+        ValueError: `options` has a field that is ours.
+    """
+
+    api: Api = "openai-responses"
+
+    def __init__(self, client: Any, *, images: bool = True, options: Mapping[str, Any] | None = None) -> None:
+        self._client = client
+        self._images = images
+        self._options = own_options(options, _TAKEN)
+        self._unreasoning: set[str] = set()
+
+    async def ask(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        *,
+        model: str,
+        max_tokens: int,
+        system: str | None,
+        on_text: OnText | None,
+    ) -> Turn:
+        """Have the model answer once; see `Model`."""
+        request: dict[str, Any] = {
+            **self._options,
+            "model": model,
+            "input": list(messages),
+            "max_output_tokens": max_tokens,
+            "store": False,
+        }
+        if tools:
+            request["tools"] = [_described(tool) for tool in tools]
+        if system:
+            request["instructions"] = system
+
+        async def work() -> Turn:
+            answer = await self._answer(request, on_text)
+            return await _turn(answer, messages, asked=model)
+
+        return await guarded(work, client=self._client, messages=messages, system=system)
+
+    def results(self, turn: Turn, results: Mapping[str, ExecutionResult]) -> tuple[Message, ...]:
+        """Render the results of a turn's calls; see `Model`. A failure begins with `Error`."""
+        seen: dict[str, Message] = {}
+        for call in turn.calls:
+            output = self._output(results.get(call.id))
+            seen.setdefault(call.id, {"type": "function_call_output", "call_id": call.id, "output": output})
+        return tuple(seen.values())
+
+    async def _answer(self, request: Mapping[str, Any], on_text: OnText | None) -> dict[str, Any]:
+        model = request["model"]
+        if model in self._unreasoning:
+            return await self._once(request, on_text)
+        try:
+            return await self._once({**request, "include": [_REASONING]}, on_text)
+        except Exception as error:
+            # Models that do not reason refuse to be asked for it.
+            if getattr(error, "status_code", None) != 400 or "ncrypted content" not in str(error):
+                raise
+        answer = await self._once(request, on_text)
+        self._unreasoning.add(model)
+        return answer
+
+    async def _once(self, request: Mapping[str, Any], on_text: OnText | None) -> dict[str, Any]:
+        if on_text is None:
+            whole = await self._client.responses.create(**request)
+            return dict(whole.to_dict(mode="python", warnings=False))
+        items: dict[int, dict[str, Any]] = {}
+        last: dict[str, Any] | None = None
+        events = await self._client.responses.create(**request, stream=True)
+        async with events:
+            async for raw in events:
+                event = raw.to_dict(mode="python", warnings=False)
+                match event.get("type"):
+                    case "response.output_text.delta" | "response.refusal.delta":
+                        if event["delta"]:
+                            await tell(on_text, event["delta"])
+                    case "response.output_item.done":
+                        items[event["output_index"]] = event["item"]
+                    case "response.completed" | "response.incomplete" | "response.failed":
+                        last = event["response"]
+                    case "error":
+                        raise Told(event)
+        if last is None:
+            raise ModelError(BROKEN_OFF)
+        # Some servers leave out of the last event what they have sent before.
+        return {**last, "output": last.get("output") or [items[index] for index in sorted(items)]}
+
+    def _output(self, result: ExecutionResult | None) -> str | list[dict[str, Any]]:
+        if result is None:
+            return "Error (cancelled): not run"
+        value = result.result
+        if self._images and result.is_success and isinstance(value, ToolOutput):
+            pieces = _pieces(value)
+            if any(piece["type"] == "input_image" for piece in pieces):
+                return pieces
+        return result.to_observation()
+
+
+def model_for(client: Any, api: Api | None = None) -> Model:
+    """Return what asks a model through a client of the OpenAI SDK.
+
+    Args:
+        client: An `AsyncOpenAI`, or one of its classes for clouds.
+        api: `openai-responses` or `openai-chat`; the latter for servers that speak only Chat Completions.
+            None: the Responses API.
+    Raises:
+        TypeError: `client` is none that can be used.
+        ValueError: `api` is not one of OpenAI's.
+    """
+    # By name, so that the SDK is not imported to find out.
+    bases = [(base.__module__.partition(".")[0], base.__name__) for base in type(client).__mro__]
+    if ("openai", "AsyncAPIClient") not in bases:
+        raise TypeError(f"{type(client).__name__} is no client that can be used; give openai.AsyncOpenAI()")
+    match api:
+        case None | "openai-responses":
+            return OpenAIResponses(client)
+        case "openai-chat":
+            return OpenAIChat(client)
+    raise ValueError(f"{api!r} is no API of OpenAI; use 'openai-responses' or 'openai-chat'")
+
+
+def _described(tool: Tool) -> dict[str, Any]:
+    # Not strict: a strict schema must require every field, which the registry's do not.
+    return {"type": "function", **tool.to_api_format("openai")["function"], "strict": False}
+
+
+async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked: str) -> Turn:
+    status = answer.get("status") or "completed"
+    if status not in ("completed", "incomplete"):
+        raise Told(answer.get("error") or {"code": "server_error"})
+    reason = (answer.get("incomplete_details") or {}).get("reason")
+    output = [encodable_data(item) for item in answer.get("output") or ()]
+    parts = [part for item in output if item.get("type") == "message" for part in item.get("content") or ()]
+    is_refusal = any(part.get("type") == "refusal" for part in parts)
+    stop = "refusal" if is_refusal else str(reason or status)
+    used = {str(item["call_id"]) for item in messages if item.get("type") == "function_call"}
+    calls: list[ToolCall | BadCall] = []
+    kept: list[Message] = []
+    for item in output:
+        if item.get("type") == "function_call":
+            call = call_from(
+                fresh_id(item.get("call_id"), used),
+                str(item.get("name", "")),
+                item.get("arguments"),
+                is_refusal=is_refusal or reason == "content_filter",
+            )
+            calls.append(call)
+            # What cannot be read is sent back as an empty object; its answer says what was wrong.
+            readable = item.get("arguments") if isinstance(call, ToolCall) else None
+            kept.append({**item, "call_id": call.id, "arguments": readable or "{}"})
+        # Without its content a thought is only an id, which the provider has not stored.
+        elif item.get("type") != "reasoning" or item.get("encrypted_content"):
+            kept.append(item)
+    # A thought that nothing follows, as in an answer that was cut off, is refused in a history.
+    while kept and kept[-1].get("type") == "reasoning":
+        kept.pop()
+    counted = answer.get("usage") or {}
+    cached = (counted.get("input_tokens_details") or {}).get("cached_tokens")
+    model = str(answer.get("model") or asked)
+    texts = (part.get("text") or part.get("refusal") for part in parts)
+    return Turn(
+        texts=tuple(text for text in texts if text),
+        calls=tuple(calls),
+        messages=tuple(kept),
+        stop=stop,
+        is_cut=reason == "max_output_tokens",
+        model=model,
+        usage=await usage_of(
+            counted.get("input_tokens"), counted.get("output_tokens"), cached, names=(model, asked)
+        ),
+    )
+
+
+def _pieces(output: ToolOutput) -> list[dict[str, Any]]:
+    pieces: list[dict[str, Any]] = []
+    images = 0
+    for piece in output.content:
+        url = _data_url(piece) if images < MAX_IMAGES else None
+        if url is not None:
+            images += 1
+            pieces.append({"type": "input_image", "image_url": url, "detail": "auto"})
+        else:
+            pieces.append(_text(ToolOutput(content=(piece,)).observed()))
+    if output.structured is not None and not any(isinstance(piece, TextContent) for piece in output.content):
+        pieces.append(_text(to_json(output.structured, indent=2)))
+    return pieces
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "input_text", "text": encodable(text)}
+
+
+def _data_url(piece: Content) -> str | None:
+    if not isinstance(piece, MediaContent) or len(piece.data) > MAX_IMAGE_BYTES:
+        return None
+    # By its bytes: one that is not what it is said to be is refused, and with it the whole history.
+    media_type = next((name for start, name in _STARTS if piece.data.startswith(start)), None)
+    if piece.data[:4] == b"RIFF" and piece.data[8:12] == b"WEBP":
+        media_type = "image/webp"
+    return f"data:{media_type};base64,{base64.b64encode(piece.data).decode()}" if media_type else None
