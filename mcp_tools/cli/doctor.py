@@ -41,6 +41,7 @@ _TITLES: Final = {
     Topic.HTTP: "HTTP",
     Topic.AUDIT: "Audit",
     Topic.LIMITS: "Limits",
+    Topic.WEB: "Web",
     Topic.VERSIONS: "Versions",
     Topic.ATTACKS: "Attacks",
 }

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from mcp_tools.doctor import clients, configuration, engine, folders, isolation, listening, records, versions
+from mcp_tools.doctor import (
+    clients,
+    configuration,
+    engine,
+    folders,
+    isolation,
+    listening,
+    records,
+    versions,
+    web,
+)
 from mcp_tools.doctor.model import Check, Examined, Finding, State, Subject, Topic
 from mcp_tools.doctor.run import examine
 
@@ -24,6 +34,7 @@ CHECKS: Final = (
     Check(name="listener", topic=Topic.HTTP, look=listening.http, is_required=True),
     Check(name="audit", topic=Topic.AUDIT, look=records.audit, is_required=True),
     Check(name="limits", topic=Topic.LIMITS, look=records.limits, is_required=True),
+    Check(name="search", topic=Topic.WEB, look=web.search, seconds=web.SECONDS + 4),
     Check(name="python", topic=Topic.VERSIONS, look=versions.python),
     Check(name="dependencies", topic=Topic.VERSIONS, look=versions.dependencies),
 )

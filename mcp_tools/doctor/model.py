@@ -33,6 +33,7 @@ class Topic(StrEnum):
     HTTP = "http"
     AUDIT = "audit"
     LIMITS = "limits"
+    WEB = "web"
     VERSIONS = "versions"
     ATTACKS = "attacks"
 

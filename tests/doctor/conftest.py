@@ -69,8 +69,10 @@ def doctor(environ: dict[str, str], tmp_path: Path) -> Doctor:
         as_json: bool = True,
         python: str = sys.executable,
         timeout_s: float = 90,
+        web: bool = False,
     ) -> Said:
-        argv = [*through, python, "-m", "mcp_tools", "doctor", *(("--json",) if as_json else ()), *arguments]
+        flags = [*(("--json",) if as_json else ()), *(() if web else ("--no-web",))]  # nobody asks the world
+        argv = [*through, python, "-m", "mcp_tools", "doctor", *flags, *arguments]
         done = subprocess.run(
             argv,
             cwd=cwd,

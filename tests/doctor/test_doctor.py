@@ -22,6 +22,7 @@ CHECKS = {
     "http": {"listener"},
     "audit": {"audit"},
     "limits": {"limits"},
+    "web": {"search"},
     "versions": {"python", "dependencies"},
 }
 
