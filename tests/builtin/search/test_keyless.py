@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
+import zlib
 
 import anyio
 import ddgs.engines.duckduckgo
@@ -168,3 +170,15 @@ async def test_a_configured_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> No
         found = await asking("duckduckgo", proxy=proxy.url).search("q", 10, timeout_s=5)
     assert len(found.hits) == 2
     assert proxy.asked[0].headers["host"] == "engine.example"
+
+
+async def test_a_packed_page_is_bounded_by_what_it_unpacks_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Packed piece by piece: the largest memory so far must not already hold all of it.
+    packer = zlib.compressobj(wbits=31)
+    bomb = b"".join(packer.compress(bytes(1024**2)) for _ in range(200)) + packer.flush()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with engine(Reply(body=bomb, headers={"content-encoding": "gzip"})) as at:
+        point(monkeypatch, "duckduckgo", at)
+        failed = await failure(asking("duckduckgo"), timeout_s=5)
+    assert failed.kind is Kind.UNAVAILABLE and "larger" in failed.said
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
