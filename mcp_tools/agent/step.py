@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from importlib import import_module
 from typing import Any, cast
 
 from mcp_tools.agent.calls import Calls, Tools
@@ -103,8 +102,9 @@ def model_for(client: Any) -> Model:
 
         return AnthropicMessages(client)
     if ("openai", "AsyncAPIClient") in bases:
-        openai = import_module("mcp_tools.agent.openai")
-        return cast(Model, openai.OpenAIResponses(client))
+        from mcp_tools.agent.openai import OpenAIResponses
+
+        return OpenAIResponses(client)
     raise TypeError(
         f"{type(client).__name__} is no client that can be used; give anthropic.AsyncAnthropic(), "
         "openai.AsyncOpenAI() or a Model"

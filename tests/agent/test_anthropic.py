@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from anthropic import Anthropic, APIStatusError, AsyncAnthropic
+from openai import AsyncOpenAI, OpenAI
 
 from mcp_tools import ToolSystem
 from mcp_tools.agent.anthropic import AnthropicMessages
@@ -378,6 +379,15 @@ async def test_a_slow_answer_ends_with_the_time_limit_of_the_client(stream: bool
 async def test_a_synchronous_client_is_refused_in_words(tools: ToolSystem) -> None:
     with Anthropic(api_key=KEY) as client, pytest.raises(TypeError, match=r"anthropic\.AsyncAnthropic"):
         await run_agent_step(ASK, tools, client)
+
+
+def test_a_client_of_each_sdk_is_recognised() -> None:
+    openai = AsyncOpenAI(api_key=KEY)
+    assert model_for(openai).api == "openai-responses"
+    assert model_for(AsyncAnthropic(api_key=KEY)).api == "anthropic"
+    assert model_for(already := model_for(openai)) is already
+    with pytest.raises(TypeError, match=r"openai\.AsyncOpenAI"):
+        model_for(OpenAI(api_key=KEY))
 
 
 def test_something_else_is_refused_in_words() -> None:
