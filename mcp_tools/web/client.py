@@ -181,6 +181,8 @@ class WebClient:
             raise Unreachable(_why(url, error)) from None
         except httpcore2.ProxyError:
             raise Unreachable("the configured proxy refused to connect") from None
+        finally:
+            await dialler.aclose()
 
     async def _addresses(self, url: urls.Url) -> list[str]:
         is_allowed = bool({(url.host, None), (url.host, url.port)} & self._hosts)

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 from ssl import SSLContext
 from typing import Any, Final
 
+import anyio
 import httpcore2
 
 from mcp_tools.web.types import Unreachable
 
 ATTEMPT_S: Final = 4.0
+CLOSE_S: Final = 1.0
 MAX_ATTEMPTS: Final = 6
 MAX_HEAD_BYTES: Final = 128 * 1024
 
@@ -27,7 +29,14 @@ class Dialler(httpcore2.AsyncNetworkBackend):
         self._addresses = addresses[:MAX_ATTEMPTS]
         self._max_bytes = max_bytes
         self._network = httpcore2.AnyIOBackend()
+        self._raw: httpcore2.AsyncNetworkStream | None = None
         self.stream: Bounded | None = None
+
+    async def aclose(self) -> None:
+        """Close the connection, whatever became of it: cancelled in a TLS handshake, nobody else does."""
+        if self._raw is not None:
+            with anyio.move_on_after(CLOSE_S, shield=True):
+                await self._raw.aclose()
 
     async def connect_tcp(
         self,
@@ -53,6 +62,7 @@ class Dialler(httpcore2.AsyncNetworkBackend):
                 if position == last:
                     raise
             else:
+                self._raw = stream
                 self.stream = Bounded(stream, self, max_bytes=self._max_bytes)
                 return self.stream
         raise httpcore2.ConnectError("no address")
