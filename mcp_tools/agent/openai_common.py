@@ -55,6 +55,8 @@ async def guarded(
     except Warning:  # where a program makes warnings errors, ours to let through
         raise
     except Exception as error:
+        if isinstance(error, TypeError) and "unexpected keyword" in str(error):
+            raise  # an option that the SDK does not know
         said: Exception = error
         body = getattr(error, "body", None)
         if not isinstance(error, Told) and not hasattr(error, "status_code") and isinstance(body, Mapping):

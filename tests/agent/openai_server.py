@@ -39,6 +39,7 @@ class Answer:
         cut_after: The connection is closed after so many events (of a body that is not streamed: bytes).
         ends_early: The body ends as it should, but before the last events.
         hold: The answer waits for this.
+        one_index: Each call of a stream has the index 0, as some compatible servers have it.
     """
 
     texts: Sequence[str] = ()
@@ -50,6 +51,7 @@ class Answer:
     cut_after: int | None = None
     ends_early: bool = False
     hold: threading.Event | None = None
+    one_index: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +302,8 @@ def chunks(answer: Answer, *, counts: bool) -> Iterator[dict[str, Any] | str]:
             yield chunk({"content": piece})
     for piece in _pieces(answer.refusal or ""):
         yield chunk({"refusal": piece})
-    for index, given in enumerate(answer.calls):
+    for number, given in enumerate(answer.calls):
+        index = 0 if answer.one_index else number
         call = _call(*given)
         function = {"name": call["function"]["name"], "arguments": ""}
         yield chunk({"tool_calls": [{**call, "index": index, "function": function}]})

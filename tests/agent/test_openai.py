@@ -43,9 +43,12 @@ async def asking(
     lacks: Sequence[str] = (),
     reasons: bool = True,
     timeout_s: float = 10.0,
+    retries: int = 0,
 ) -> AsyncIterator[tuple[Model, OpenAIServer]]:
     with OpenAIServer(script, lacks=lacks, reasons=reasons) as server, anyio.fail_after(20):
-        async with AsyncOpenAI(api_key=key, base_url=server.url, max_retries=0, timeout=timeout_s) as client:
+        async with AsyncOpenAI(
+            api_key=key, base_url=server.url, max_retries=retries, timeout=timeout_s
+        ) as client:
             yield model_for(client, api), server
 
 
@@ -94,7 +97,7 @@ async def test_a_refusal_is_a_text_with_a_reason_and_its_calls_are_not_run(api: 
 
 @both
 @streamed_or_whole
-@pytest.mark.parametrize("arguments", ['{"a": 1', "[1]", '"x"', '{"a": NaN}', "[" * 100_000])
+@pytest.mark.parametrize("arguments", ['{"a": 1', "[1]", '"x"', '{"a": NaN}', "[" * 5_000])
 async def test_arguments_that_are_no_object_are_answered_and_the_history_is_taken(
     api: Api, stream: bool, arguments: str
 ) -> None:
@@ -265,3 +268,27 @@ def test_which_api_a_client_is_asked_by() -> None:
 def test_an_option_that_is_ours_is_refused(kind: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="model"):
         kind(AsyncOpenAI(api_key=KEY), options={"model": "x"})
+
+
+@both
+async def test_the_retries_are_those_of_the_sdk(api: Api) -> None:
+    script = [Failure(status=500, headers={"retry-after-ms": "10"}), Answer(texts=["There."])]
+    async with asking(api, script, retries=1) as (model, server):
+        assert (await ask(model)).text == "There."
+    assert len(server.requests) == 2
+
+
+async def test_calls_that_share_an_index_in_a_stream_are_told_apart_by_their_ids() -> None:
+    calls = [("c1", "add", {"a": 1}), ("c2", "add", {"a": 2})]
+    async with asking("openai-chat", [Answer(calls=calls, one_index=True)]) as (model, _):
+        turn = await ask(model, on_text=hearing(True)[1])
+    assert turn.calls == tuple(ToolCall(*call) for call in calls)
+
+
+@pytest.mark.parametrize("kind", [OpenAIResponses, OpenAIChat])
+async def test_an_option_that_the_sdk_does_not_know_is_a_fault_of_the_program(
+    kind: Callable[..., Any],
+) -> None:
+    async with AsyncOpenAI(api_key=KEY, base_url="http://127.0.0.1:9") as client:
+        with pytest.raises(TypeError, match="temprature"):
+            await ask(kind(client, options={"temprature": 1}))
