@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from mcp_tools import __version__
 from mcp_tools.errors import ConfigError
 from mcp_tools.registry import ToolRegistry
-from mcp_tools.web.types import Reach, Web, WebResponse
+from mcp_tools.web.types import MayFollow, Reach, Web, WebResponse
 
 if TYPE_CHECKING:
     from mcp_tools.builtin.python import PythonOptions
@@ -127,10 +127,16 @@ class LateWeb:
         self._client: Web | None = None
 
     async def get(
-        self, url: str, *, accept: str = "*/*", headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        *,
+        accept: str = "*/*",
+        headers: Mapping[str, str] | None = None,
+        may_follow: MayFollow | None = None,
     ) -> WebResponse:
         """See `Web.get`."""
-        return await self._loaded().get(url, accept=accept, headers=headers)
+        client = self._loaded()
+        return await client.get(url, accept=accept, headers=headers, may_follow=may_follow)
 
     async def ask(
         self, method: str, url: str, *, json: Any = None, headers: Mapping[str, str] | None = None

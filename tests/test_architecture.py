@@ -17,7 +17,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SANDBOX_SIDE = ("sandbox.linux.launcher", "sandbox.linux.zygote", "sandbox.linux.child")
-PROTOCOL_LIBRARIES = {"mcp", "mcp_types", "starlette", "uvicorn", "sse_starlette", "h11", "httpx2"}
+PROTOCOL_LIBRARIES = {
+    "mcp",
+    "mcp_types",
+    "starlette",
+    "uvicorn",
+    "sse_starlette",
+    "h11",
+    "httpx2",
+    "httpcore2",
+}
 
 
 LOADED_LATE = {
@@ -125,7 +134,7 @@ RULES: dict[str, tuple[Rule, str, str]] = {
         lambda i: (
             i.library in PROTOCOL_LIBRARIES
             and not i.is_by("mcp_tools.server")
-            and not (i.library == "httpx2" and i.is_by("mcp_tools.web"))
+            and not (i.library == "httpcore2" and i.is_by("mcp_tools.web"))
         ),
         "mcp_tools.cli.demo",
         "from mcp.client import Client",

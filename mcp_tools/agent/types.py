@@ -13,7 +13,7 @@ from mcp_tools.types import Confirmation, ExecutionResult, Tool, ToolCall, Usage
 Message = dict[str, Any]
 """One entry of a history, in the provider's own form; never changed in place."""
 Api = Literal["anthropic", "openai-responses", "openai-chat"]
-DEFAULT_MODEL: Final = "claude-sonnet-4-5"
+DEFAULT_MODEL: Final = "claude-sonnet-5-5"
 DEFAULT_MAX_TOKENS: Final = 4096
 
 OnText = Callable[[str], Awaitable[None] | None]

@@ -15,7 +15,7 @@ from mcp_tools.web import urls
 from mcp_tools.web.bodies import ACCEPT_ENCODING, Body
 from mcp_tools.web.names import Resolver, addresses_of, resolve
 from mcp_tools.web.pace import Pace
-from mcp_tools.web.types import Reach, Refused, Unreachable, WebResponse
+from mcp_tools.web.types import MayFollow, Reach, Refused, Unreachable, WebResponse
 
 if TYPE_CHECKING:
     import ssl
@@ -68,12 +68,18 @@ class WebClient:
         self._pace = pace or Pace()
 
     async def get(
-        self, url: str, *, accept: str = "*/*", headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        *,
+        accept: str = "*/*",
+        headers: Mapping[str, str] | None = None,
+        may_follow: MayFollow | None = None,
     ) -> WebResponse:
         """Fetch a page, following redirects. Carries no cookies, no credentials and no referrer.
 
         Args:
             headers: Sent to the first host only.
+            may_follow: As `Web` says.
         Raises:
             ValueError: `headers` holds credentials; that is what `ask` is for.
             Refused, Unreachable: As `Web` says.
@@ -81,7 +87,7 @@ class WebClient:
         if headers and _CARRIED & {name.lower() for name in headers}:
             raise ValueError("get carries no credentials and no referrer; use ask")
         with anyio.move_on_after(self._reach.deadline_s):
-            return await self._follow(urls.parse(url), accept, headers or {})
+            return await self._follow(urls.parse(url), accept, headers or {}, may_follow)
         raise self._too_slow()
 
     async def ask(
@@ -110,7 +116,9 @@ class WebClient:
     def _too_slow(self) -> Unreachable:
         return Unreachable(f"there was no whole answer within {self._reach.deadline_s:g} s")
 
-    async def _follow(self, url: urls.Url, accept: str, headers: Mapping[str, str]) -> WebResponse:
+    async def _follow(
+        self, url: urls.Url, accept: str, headers: Mapping[str, str], may_follow: MayFollow | None
+    ) -> WebResponse:
         passed: list[str] = []
         fields = _merged({"Accept": accept}, headers)
         while True:
@@ -132,6 +140,8 @@ class WebClient:
                 raise Unreachable("the page redirects in a circle; trying again will not help")
             if len(passed) > self._reach.max_redirects:
                 raise Unreachable(f"the page redirects more than {self._reach.max_redirects} times")
+            if may_follow is not None:
+                await may_follow(str(target))
             if target.origin != url.origin:
                 fields = {"Accept": accept}
             url = target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -76,16 +76,26 @@ class WebResponse:
     redirects: tuple[str, ...] = ()
 
 
+MayFollow = Callable[[str], Awaitable[None]]
+
+
 class Web(Protocol):
     """Asks the web. Safe to share between tasks; used on asyncio and on trio."""
 
     async def get(
-        self, url: str, *, accept: str = "*/*", headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        *,
+        accept: str = "*/*",
+        headers: Mapping[str, str] | None = None,
+        may_follow: MayFollow | None = None,
     ) -> WebResponse:
         """Fetch a page. Carries no cookies, no credentials and no referrer.
 
         Any status is an answer; what was checked is dialled, for each redirect again.
 
+        Args:
+            may_follow: Asked before a redirect is followed, with its target; raises what `get` is to raise.
         Raises:
             Refused: The URL is none that may be asked.
             Unreachable: No answer came of it.
