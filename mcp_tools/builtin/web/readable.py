@@ -1,0 +1,83 @@
+"""What came back, as text: what it is, and a process with limits that reads it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from mcp_tools.errors import ToolError
+from mcp_tools.web.types import WebResponse
+
+DEADLINE_S: Final = 12.0
+_WORKER: Final = Path(__file__).with_name("extract_worker.py")
+_MAGIC: Final = (
+    (b"\x89PNG", "a PNG picture"), (b"\xff\xd8\xff", "a JPEG picture"), (b"GIF8", "a GIF picture"),
+    (b"PK\x03\x04", "a ZIP archive or office document"), (b"\x1f\x8b", "gzip data"),
+    (b"\x7fELF", "a program"), (b"MZ", "a program"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readable:
+    """A page as text. `is_cut`: there was more than is kept."""
+
+    title: str
+    text: str
+    is_cut: bool
+
+
+def kind_of(answer: WebResponse) -> str:
+    """Return `html`, `pdf` or `text`, by the content and not by what the server calls it.
+
+    Raises:
+        ToolError: It is binary; the text names kind and size.
+    """
+    head = answer.body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if answer.body.startswith(b"%PDF-"):
+        return "pdf"
+    named = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    what = next((name for magic, name in _MAGIC if answer.body.startswith(magic)), "")
+    is_wide = answer.body.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if not what and not is_wide and answer.body[:4096].count(0) > 8:
+        what = named or "binary data"
+    if what:
+        raise ToolError(f"this is {what} of {len(answer.body):,} bytes; fetch_url reads only text and PDF")
+    is_html = named in ("text/html", "application/xhtml+xml") or head.startswith(
+        (b"<!doctype html", b"<html")
+    )
+    return "html" if is_html else "text"
+
+
+async def read(answer: WebResponse, *, raw: bool) -> Readable:
+    """Turn an answer into text.
+
+    Raises:
+        ToolError: It is binary, or no reader could make sense of it within its time and memory.
+    """
+    kind = kind_of(answer)
+    charset = (
+        answer.headers.get("content-type", "").lower().partition("charset=")[2].split(";")[0].strip(" \"'")
+    )
+    request = {"kind": kind, "raw": raw, "url": answer.url, "charset": charset[:40]}
+    content = json.dumps(request).encode() + b"\n" + answer.body
+    with anyio.move_on_after(DEADLINE_S):
+        done = await anyio.run_process(
+            [sys.executable, "-I", "-B", str(_WORKER)],
+            input=content,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+        if done.returncode == 0:
+            found = json.loads(done.stdout)
+            return Readable(title=found["title"], text=found["text"], is_cut=found["is_cut"])
+        raise ToolError("the page could not be read: it is broken or too expensive; try raw=true")
+    raise ToolError(f"the page took over {DEADLINE_S:g} s to read and was given up; try raw=true")

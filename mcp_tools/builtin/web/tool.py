@@ -1,0 +1,155 @@
+"""Fetches a page hop by hop, and shows a part of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import anyio
+
+from mcp_tools.builtin.search.cache import Cache
+from mcp_tools.builtin.web.readable import Readable, read
+from mcp_tools.builtin.web.untrusted import clean, mark
+from mcp_tools.errors import ToolError
+from mcp_tools.types import CallContext, TextContent, ToolOutput
+from mcp_tools.web import urls
+from mcp_tools.web.types import MAX_REDIRECTS, Refused, Web, WebError, WebResponse
+
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_ACCEPT: Final = "text/html, text/*;q=0.9, application/json, application/pdf, */*;q=0.5"
+_FAILED: Final = 400
+_TOTAL_S: Final = 25.0
+
+
+class RobotsRules(Protocol):
+    """Says whether a site lets a page be fetched."""
+
+    async def check(self, url: str) -> None:
+        """Raise `Refused` if it does not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchOptions:
+    """How `fetch_url` behaves.
+
+    Args:
+        confirms: It asks where no rule says otherwise.
+        robots_for_asked: robots.txt is obeyed also where a person said yes to the call.
+        cache_s, cache_entries: How long, and how many pages are kept for the next part.
+    """
+
+    confirms: bool = False
+    robots_for_asked: bool = True
+    cache_s: float = 300.0
+    cache_entries: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Page:
+    url: str
+    content_type: str
+    redirects: tuple[str, ...]
+    content: Readable
+
+
+def spellings(url: urls.Url) -> tuple[str, ...]:
+    """Return how rules may name a page: its URL, its host and port, its host."""
+    return tuple(dict.fromkeys((str(url), url.netloc, url.host)))
+
+
+class FetchTool:
+    """The tool over a web. `web` and `robots` are the caller's; robots None: not asked."""
+
+    def __init__(self, web: Web, robots: RobotsRules | None, options: FetchOptions) -> None:
+        self._web = web
+        self._robots = robots
+        self._options = options
+        self._cache: Cache[_Page] = Cache(seconds=options.cache_s, entries=options.cache_entries)
+
+    def close(self) -> None:
+        """Forget all pages."""
+        self._cache.clear()
+
+    async def fetch(
+        self, url: str, max_length: int, start: int, raw: bool, context: CallContext
+    ) -> ToolOutput:
+        """Fetch a page and return a part of it.
+
+        Raises:
+            ToolError: It may not be asked, did not come, or cannot be read.
+        """
+        try:
+            first = urls.parse(url)
+            key = (context.principal, str(first), raw)
+            page = self._cache.get(key)
+            if page is None or start == 0:
+                page = await self._load(first, raw, context)
+                self._cache.put(key, page)
+            else:
+                for passed in (*page.redirects, page.url):
+                    _permit(urls.parse(passed), context)
+        except WebError as error:
+            is_passing = not isinstance(error, Refused) or error.retry_after_s is not None
+            raise ToolError(str(error), is_passing=is_passing, retry_after_s=error.retry_after_s) from None
+        return _part(page, max_length, start)
+
+    async def _load(self, url: urls.Url, raw: bool, context: CallContext) -> _Page:
+        answer: WebResponse | None = None
+        passed: list[str] = []
+        with anyio.move_on_after(_TOTAL_S):
+            answer = await self._follow(url, passed, context)
+        if answer is None:
+            raise ToolError(f"there was no whole answer within {_TOTAL_S:g} s", is_passing=True)
+        if answer.status >= _FAILED:
+            raise ToolError(f"{urls.parse(answer.url).netloc} answered {answer.status}; nothing was read")
+        content = await read(answer, raw=raw)
+        if answer.is_cut or content.is_cut:
+            note = "\n\n[The page was longer than is read; its end is missing.]"
+            content = Readable(title=content.title, text=content.text + note, is_cut=True)
+        content = Readable(title=clean(content.title), text=clean(content.text), is_cut=content.is_cut)
+        kind = clean(answer.headers.get("content-type", ""))[:100]
+        return _Page(url=answer.url, content_type=kind, redirects=tuple(passed), content=content)
+
+    async def _follow(self, url: urls.Url, passed: list[str], context: CallContext) -> WebResponse:
+        # `ask` follows nothing: each target is screened before anything of it leaves this machine.
+        while True:
+            _permit(url, context)
+            if self._robots is not None and (self._options.robots_for_asked or not context.asked):
+                await self._robots.check(str(url))
+            await context.report_progress(len(passed), message=f"fetching {url.netloc}")
+            answer = await self._web.ask("GET", str(url), headers={"Accept": _ACCEPT})
+            location = answer.headers.get("location")
+            if answer.status not in _REDIRECTS or location is None:
+                return answer
+            passed.append(str(url))
+            if len(passed) > MAX_REDIRECTS:
+                raise ToolError(f"the page redirects more than {MAX_REDIRECTS} times")
+            url = urls.join(url, location)
+
+
+def _permit(url: urls.Url, context: CallContext) -> None:
+    if not context.permits(spellings(url)):
+        raise ToolError(
+            f"the owner's rules do not let this call go to {url.netloc}; if it must be read, "
+            f"call fetch_url with {str(url)[:500]} itself"
+        )
+
+
+def _part(page: _Page, max_length: int, start: int) -> ToolOutput:
+    text = page.content.text
+    total = len(text)
+    if start > total:
+        raise ToolError(f"start_index {start} is behind the end: the page has {total} characters")
+    end = min(start + max_length, total)
+    following = end if end < total else None
+    source = " -> ".join((*page.redirects, page.url))
+    more = f"go on with start_index={end}" if following is not None else "this is its end"
+    structured: dict[str, Any] = {
+        "url": page.url, "title": page.content.title, "content_type": page.content_type,
+        "content": text[start:end], "start_index": start, "next_index": following,
+        "total_chars": total, "redirects": list(page.redirects),
+    }  # fmt: skip
+    shown = mark(f"{page.content.title}\n\n{text[start:end]}".strip(), source=source)
+    where = f"[Characters {start} to {end} of {total}; {more}.]"
+    return ToolOutput(content=[TextContent(text=shown), TextContent(text=where)], structured=structured)
