@@ -111,8 +111,26 @@ def register_builtins(
 
 def _register_web(registry: ToolRegistry, options: WebOptions) -> list[Closable]:
     from mcp_tools.builtin.search import register_search_tool
+    from mcp_tools.builtin.web import FetchOptions, register_web_tool
+    from mcp_tools.web.robots import Robots
 
-    return [register_search_tool(registry, options.search, LateWeb(options.search_reach))]
+    for reach in (options.reach, options.search_reach):
+        _check(reach)
+    web = LateWeb(options.reach)
+    robots = Robots(web, user_agent=USER_AGENT) if options.obeys_robots else None
+    return [
+        register_search_tool(registry, options.search, LateWeb(options.search_reach)),
+        register_web_tool(registry, web, robots, FetchOptions(confirms=options.confirms_fetch)),
+    ]
+
+
+def _check(reach: Reach) -> None:
+    from mcp_tools.web.urls import allowed_hosts
+
+    try:
+        allowed_hosts(reach.hosts)
+    except ValueError as error:
+        raise ConfigError(f"web_hosts: {error}") from error
 
 
 class LateWeb:

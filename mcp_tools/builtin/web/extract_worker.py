@@ -15,12 +15,12 @@ MEMORY_BYTES = 1024 * 1024 * 1024
 MAX_CHARS = 2_000_000
 # These decode what looks like plain ASCII into markup, or are no charsets of the web.
 FORBIDDEN = {"utf-7", "punycode", "idna", "unicode_escape", "raw_unicode_escape"}
-HIDDEN = (
-    "//script|//style|//template|//noscript|//*[@hidden]|//*[@aria-hidden='true']"
-    "|//*[contains(translate(@style,' DISPLAYNOEVBTHFZCG','displaynoevbthfzcg'),'display:none')]"
-    "|//*[contains(translate(@style,' DISPLAYNOEVBTHFZCG','displaynoevbthfzcg'),'visibility:hidden')]"
+HIDDEN = "//script|//style|//template|//noscript|//*[@hidden]|//*[@aria-hidden='true']"
+UNSEEN_STYLE = re.compile(
+    r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)"
+    r"|(?:font-size|opacity)\s*:\s*0+(?:\.0+)?(?:[a-z%]+)?\s*(?:;|!|$)",
+    re.IGNORECASE,
 )
-NO_SIZE = re.compile(r"(?:font-size|opacity)\s*:\s*0+(?:\.0+)?(?:[a-z%]+)?\s*(?:;|!|$)", re.IGNORECASE)
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def decoded(body: bytes, charset: str, *, is_html: bool) -> str:
     try:
         return body.decode()
     except UnicodeDecodeError:
-        return body.decode("utf-8" if not is_html else "cp1252", "replace")
+        return body.decode("cp1252", "replace")
 
 
 def from_pdf(body: bytes) -> str:
@@ -86,7 +86,7 @@ def from_html(text: str, url: str) -> tuple[str, str]:
     refresh = tree.xpath("//meta[translate(@http-equiv,'REFSH','refsh')='refresh']/@content")
     for node in [
         *tree.xpath(HIDDEN),
-        *(n for n in tree.xpath("//*[@style]") if NO_SIZE.search(n.get("style"))),
+        *(node for node in tree.xpath("//*[@style]") if UNSEEN_STYLE.search(node.get("style"))),
     ]:
         if node.getparent() is not None:
             node.drop_tree()

@@ -12,10 +12,12 @@ from typing import Final
 import anyio
 
 from mcp_tools.errors import ToolError
+from mcp_tools.slots import Slots
 from mcp_tools.web.types import WebResponse
 
 DEADLINE_S: Final = 12.0
 _WORKER: Final = Path(__file__).with_name("extract_worker.py")
+_readers: Final = Slots(2)
 _MAGIC: Final = (
     (b"\x89PNG", "a PNG picture"), (b"\xff\xd8\xff", "a JPEG picture"), (b"GIF8", "a GIF picture"),
     (b"PK\x03\x04", "a ZIP archive or office document"), (b"\x1f\x8b", "gzip data"),
@@ -66,6 +68,15 @@ async def read(answer: WebResponse, *, raw: bool) -> Readable:
     )
     request = {"kind": kind, "raw": raw, "url": answer.url, "charset": charset[:40]}
     content = json.dumps(request).encode() + b"\n" + answer.body
+    owner = object()
+    await _readers.acquire(owner)
+    try:
+        return await _run(content)
+    finally:
+        _readers.release(owner)
+
+
+async def _run(content: bytes) -> Readable:
     with anyio.move_on_after(DEADLINE_S):
         done = await anyio.run_process(
             [sys.executable, "-I", "-B", str(_WORKER)],
@@ -78,6 +89,11 @@ async def read(answer: WebResponse, *, raw: bool) -> Readable:
         )
         if done.returncode == 0:
             found = json.loads(done.stdout)
+            if not found["text"].strip():
+                raise ToolError(
+                    "there is no text on this page for a reader; scripts may make it, which are not run. "
+                    "Look at its source with raw=true"
+                )
             return Readable(title=found["title"], text=found["text"], is_cut=found["is_cut"])
         raise ToolError("the page could not be read: it is broken or too expensive; try raw=true")
     raise ToolError(f"the page took over {DEADLINE_S:g} s to read and was given up; try raw=true")

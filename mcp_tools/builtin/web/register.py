@@ -13,17 +13,20 @@ from mcp_tools.types import CallContext, Subject, ToolAnnotations, ToolOutput
 from mcp_tools.web import urls
 from mcp_tools.web.types import Refused, Web
 
+TIMEOUT_S: Final = 40.0
 _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer"}
 RESULT_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
-        "url": _TEXT, "title": _TEXT, "content_type": _TEXT, "content": _TEXT, "start_index": _COUNT,
+        "notice": _TEXT, "url": _TEXT, "title": _TEXT, "content_type": _TEXT, "content": _TEXT,
+        "start_index": _COUNT,
         "next_index": {"type": ["integer", "null"]}, "total_chars": _COUNT,
         "redirects": {"type": "array", "items": _TEXT},
     },
     "required": [
-        "url", "title", "content_type", "content", "start_index", "next_index", "total_chars", "redirects"
+        "notice", "url", "title", "content_type", "content", "start_index", "next_index", "total_chars",
+        "redirects",
     ],
 }  # fmt: skip
 
@@ -64,6 +67,7 @@ def register_web_tool(
     registry.register(
         title="Fetch a page",
         tags=["web"],
+        timeout=TIMEOUT_S,
         requires_confirmation=options.confirms,
         output_schema=RESULT_SCHEMA,
         subjects=subjects,
