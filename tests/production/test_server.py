@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -269,3 +270,37 @@ def test_metrics_have_a_port_of_their_own_beside_stdio(tmp_path: Path, flags: tu
         assert process.wait(20) == 0
         assert time.monotonic() - began < 20
     assert log_of(tmp_path).exists() is (flags == ())
+
+
+async def test_an_address_that_carries_something_away_waits_for_a_person_and_is_recorded(
+    tmp_path: Path,
+) -> None:
+    """F-09: what a page asked for goes nowhere without a yes, where tools can read files."""
+    root = tmp_path / "root"
+    root.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        place = f"127.0.0.1:{listener.getsockname()[1]}"
+        url = f"http://{place}/?q=just-read"
+        audit_log = tmp_path / "audit" / "audit.jsonl"
+        flags = ("--root", str(root), "--audit-log", str(audit_log), "--web-host", place)
+        async with client(tmp_path, *flags) as connected:
+            refused = await connected.call_tool("fetch_url", {"url": url})
+            assert refused.is_error
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        written = [json.loads(line) for line in audit_log.read_text().splitlines()]
+        asked, denied = [each for each in written if each["kind"] == "call.outcome"]
+        assert url in asked["arguments"]["values"]["url"]
+        assert (asked["error_code"], denied["error_code"]) == ("confirmation_required", "denied")
+        # The same call goes out where a rule allows it.
+        async with (
+            client(tmp_path, *flags, "--ignore-robots", "--allow", f"fetch_url({place})") as connected,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(connected.call_tool, "fetch_url", {"url": url})
+            listener.settimeout(20)
+            connection, _ = await anyio.to_thread.run_sync(listener.accept)
+            with connection:
+                assert b"/?q=just-read" in await anyio.to_thread.run_sync(connection.recv, 4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
