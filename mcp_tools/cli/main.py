@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from mcp_tools import __version__
 from mcp_tools.cli import audit as audit_command
+from mcp_tools.cli import chat as chat_command
 from mcp_tools.cli import sandbox as sandbox_command
 from mcp_tools.cli import usage as usage_command
 from mcp_tools.cli.exits import FAILED, INTERRUPTED, USAGE
@@ -73,6 +74,8 @@ def _run(arguments: argparse.Namespace) -> int:
             from mcp_tools.cli.call import call
 
             return call(arguments)
+        case "chat":
+            return chat_command.chat(arguments)
         case "doctor":
             from mcp_tools.cli.doctor import doctor
 
@@ -144,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_call(commands)
     _add_list(commands)
+    chat_command.add_parser(commands)
     audit_command.add_parser(commands)
     usage_command.add_parser(commands)
     sandbox_command.add_parser(commands)

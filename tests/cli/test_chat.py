@@ -1,0 +1,143 @@
+"""`mcp-tools chat`: with a real model's wire on loopback, in a pipe and at a real terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.agent.anthropic_server import KEY, AnthropicServer, asks, says, use
+from tests.terminal import at_a_terminal
+
+ROOT = Path(__file__).resolve().parents[2]
+EVIL = "fine\x1b[2J\x1b]0;owned\x07"
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "mcp_tools", "chat", "--no-python", "--no-web", "--no-audit", *arguments]
+
+
+def environ(home: Path, **more: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "MCP_TOOLS_LIMITS_STORE": "memory://",
+        **more,
+    }
+
+
+def run(home: Path, *arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        input=stdin,
+        env=environ(home, **more),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_one_prompt_is_answered_on_stdout_and_everything_else_is_said_on_stderr(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("42")
+    script = [asks(use("c1", "read_file", {"path": "note.txt"}), said="I look."), says("It says 42.")]
+    with AnthropicServer(script) as server:
+        flags = ("--root", str(tmp_path), "--base-url", server.url)
+        done = run(tmp_path, *flags, stdin="What does the note say?", ANTHROPIC_API_KEY=KEY)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "It says 42.\n"
+    assert "read_file" in done.stderr
+    assert "tokens" in done.stderr
+    result = server.requests[1]["messages"][-1]["content"][0]
+    assert (result["type"], result["content"]) == ("tool_result", "42")
+    assert server.refused == []
+
+
+def test_without_a_terminal_nothing_changes_and_the_model_is_told_why(tmp_path: Path) -> None:
+    script = [asks(use("c1", "write_file", {"path": "new.txt", "content": "x"})), says("I could not.")]
+    with AnthropicServer(script) as server:
+        flags = ("--root", str(tmp_path), "--base-url", server.url, "Write it.")
+        done = run(tmp_path, *flags, ANTHROPIC_API_KEY=KEY)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "new.txt").exists()
+    assert server.requests[1]["messages"][-1]["content"][0]["is_error"]
+
+
+def test_limits_end_it_with_a_reason(tmp_path: Path) -> None:
+    script = [asks(use("c1", "list_allowed_directories"))]
+    with AnthropicServer(script) as server:
+        flags = ("--base-url", server.url, "--max-steps", "1", "Go on.")
+        done = run(tmp_path, *flags, ANTHROPIC_API_KEY=KEY)
+    assert done.returncode == 1
+    assert "1 " in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("provider", "key"), [("anthropic", "ANTHROPIC"), ("openai", "OPENAI")])
+def test_a_missing_key_is_said_by_its_name(tmp_path: Path, provider: str, key: str) -> None:
+    done = run(tmp_path, "--provider", provider, "Hello")
+    assert done.returncode == 2
+    assert f"set {key}_API_KEY" in done.stderr
+
+
+def test_a_person_is_asked_sees_what_happens_and_no_text_controls_the_terminal(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    script = [
+        asks(use("c1", "write_file", {"path": "yes.txt", "content": "x"}), said=EVIL),
+        says("Written."),
+        asks(use("c2", "write_file", {"path": "no.txt", "content": "x"})),
+        says("Then not."),
+    ]
+    with AnthropicServer(script) as server:
+        argv = command("--root", str(folder), "--base-url", server.url)
+        with at_a_terminal(argv, env=environ(tmp_path, ANTHROPIC_API_KEY=KEY), cwd=ROOT) as terminal:
+            terminal.read_until("\n> ")
+            terminal.type("Write yes.\n")
+            shown = terminal.read_until("Do it? [y/N] ")
+            assert "\x1b" not in shown
+            assert "fine" in shown
+            terminal.type("y\n")
+            assert "Written." in terminal.read_until("\n> ")
+            terminal.type("Write no.\n")
+            terminal.read_until("Do it? [y/N] ")
+            terminal.type("n\n")
+            assert "Then not." in terminal.read_until("\n> ")
+            terminal.type(f"/save {tmp_path}/history.json\n")
+            assert "saved" in terminal.read_until("\n> ")
+            terminal.type("/tools\n")
+            assert "write_file" in terminal.read_until("\n> ")
+            terminal.type("/quit\n")
+            assert "tokens" in terminal.read_rest()
+    assert [path.name for path in folder.iterdir()] == ["yes.txt"]
+    assert len(json.loads((tmp_path / "history.json").read_text())) == 8
+    assert terminal.process.returncode == 0
+
+
+def test_ctrl_c_withdraws_what_runs_and_the_chat_goes_on(tmp_path: Path) -> None:
+    script = [
+        asks(use("c1", "write_file", {"path": "never.txt", "content": "x"})),
+        says("Hello again."),
+    ]
+    with AnthropicServer(script) as server:
+        argv = command("--root", str(tmp_path), "--base-url", server.url)
+        with at_a_terminal(argv, env=environ(tmp_path, ANTHROPIC_API_KEY=KEY), cwd=ROOT) as terminal:
+            terminal.read_until("\n> ")
+            terminal.type("Write it.\n")
+            terminal.read_until("Do it? [y/N] ")
+            terminal.process.send_signal(2)
+            assert "withdrawn" in terminal.read_until("\n> ")
+            terminal.type("Hello?\n")
+            assert "Hello again." in terminal.read_until("\n> ")
+            terminal.type("\x04")
+            terminal.read_rest()
+    assert not (tmp_path / "never.txt").exists()
+    # What the model answers now is asked from a history that ends with a person's words.
+    assert server.refused == []
+    (last,) = [request["messages"] for request in server.requests][-1:]
+    assert [message["role"] for message in last] == ["user"]
