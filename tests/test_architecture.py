@@ -6,6 +6,7 @@ Each rule is also shown a violation made up for it, since a check that cannot fa
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -104,7 +105,12 @@ def _is_import_call(node: ast.AST) -> bool:
     )
 
 
-def all_imports() -> Iterator[Import]:
+@functools.cache
+def all_imports() -> tuple[Import, ...]:
+    return tuple(_all_imports())
+
+
+def _all_imports() -> Iterator[Import]:
     for package in ("mcp_tools", "sandbox"):
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from mcp_tools.cli import exits, terminal
@@ -18,6 +18,8 @@ from mcp_tools.cli.flags import add_settings
 from mcp_tools.errors import ConfigError
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
+
     from mcp_tools.agent.types import AgentLimits, AgentRun, Message
     from mcp_tools.app import App
     from mcp_tools.types import Confirmation, ExecutionResult, ToolCall
@@ -68,8 +70,10 @@ def chat(arguments: argparse.Namespace) -> int:
     from mcp_tools.cli.prepare import prepared, read_settings
 
     prompt = arguments.prompt
-    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-        prompt = sys.stdin.read()
+    if prompt == "-" or (prompt is None and not (sys.stdin is not None and sys.stdin.isatty())):
+        prompt = sys.stdin.read() if sys.stdin is not None else ""
+    if prompt is not None and not prompt.strip():
+        raise ConfigError("there is no prompt: give one, or put it on stdin")
     _check_client(arguments.provider, has_url=arguments.base_url is not None)
     # Calls are shown as they come: a log line for each would only be in the way.
     settings = read_settings(arguments)
@@ -87,8 +91,9 @@ def chat(arguments: argparse.Namespace) -> int:
         if prompt is None:
             return _converse(talk)
         run = talk.answer(prompt)
-        print(terminal.for_display(run.text) if sys.stdout.isatty() else run.text)
-        _say(f"({run.detail}; {talk.cost()})")
+        if run.text:
+            print(terminal.for_display(run.text) if sys.stdout.isatty() else run.text)
+        _say(f"({terminal.for_display(run.detail)}; {talk.cost()})")
         return exits.OK if run.stop == "finished" else exits.FAILED
 
 
@@ -136,6 +141,7 @@ class _Talk:
     messages: list[Message] = field(default_factory=list)
     dollars: float = 0.0
     tokens: int = 0
+    withdrawn: int = 0
     _is_in_line: bool = False
 
     def answer(self, prompt: str) -> AgentRun:
@@ -143,7 +149,9 @@ class _Talk:
         import anyio
 
         given = [*self.messages, {"role": "user", "content": prompt}]
-        run: AgentRun = anyio.run(self._run, given)
+        run: AgentRun | None = anyio.run(self._run_until_interrupted, given)
+        if run is None:
+            raise KeyboardInterrupt
         self.messages = run.messages
         self.dollars += run.usage.cost_usd
         self.tokens += run.usage.input_tokens + run.usage.output_tokens
@@ -152,7 +160,30 @@ class _Talk:
     def cost(self) -> str:
         """Say what was used."""
         dollars = f"{self.dollars:.4f} USD" if self.dollars or not self.tokens else "an unknown price"
-        return f"{self.tokens:,} tokens, {dollars}"
+        more = f", and what {self.withdrawn} withdrawn used, which is not known" if self.withdrawn else ""
+        return f"{self.tokens:,} tokens, {dollars}{more}"
+
+    async def _run_until_interrupted(self, messages: list[Message]) -> AgentRun | None:
+        import signal
+
+        import anyio
+
+        run: AgentRun | None = None
+
+        # Python's own handler does not wake a loop that is just about to wait, and the signal would be lost.
+        async def cancel_at_signal(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
+            with anyio.open_signal_receiver(signal.SIGINT) as signals:
+                task_status.started()
+                async for _ in signals:
+                    break
+            # The next Ctrl-C is Python's own again, and ends what does not let itself be withdrawn.
+            scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            await group.start(cancel_at_signal, group.cancel_scope)
+            run = await self._run(messages)
+            group.cancel_scope.cancel()
+        return run
 
     async def _run(self, messages: list[Message]) -> AgentRun:
         from mcp_tools.agent.loop import run_agent
@@ -200,9 +231,19 @@ class _Talk:
         import anyio.to_thread
 
         self._end_line()
-        ask = partial(terminal.ask, question, asked_by="mcp-tools chat")
-        # In a thread, so that Ctrl-C ends it.
-        return (await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)).is_yes
+        withdrawn, waits = os.pipe()
+
+        def ask() -> bool:
+            try:
+                return terminal.ask(question, asked_by="mcp-tools chat", withdrawn=withdrawn).is_yes
+            finally:
+                os.close(withdrawn)
+
+        # In a thread, so that Ctrl-C ends it; the thread must then read no line that is meant for the chat.
+        try:
+            return await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+        finally:
+            os.close(waits)
 
     # What a model or a tool says never controls the terminal: no piece of it holds an escape character.
 
@@ -264,10 +305,11 @@ def _turn(talk: _Talk, prompt: str) -> None:
     try:
         run = talk.answer(prompt)
     except KeyboardInterrupt:
-        _say("\nwithdrawn; the chat is as it was before")
+        talk.withdrawn += 1
+        _say("\nwithdrawn; the chat is as it was before, but what tools have already done stays done")
         return
     if run.stop != "finished":
-        _say(f"({run.detail})")
+        _say(f"({terminal.for_display(run.detail)})")
 
 
 def _command(talk: _Talk, line: str) -> None:

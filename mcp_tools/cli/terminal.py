@@ -23,15 +23,22 @@ def can_ask() -> bool:
     return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def ask(question: Confirmation, *, asked_by: str) -> Answer:
+def ask(question: Confirmation, *, asked_by: str, withdrawn: int | None = None) -> Answer:
     """Show the question on stderr and wait for `y` or `yes`, as long as a yes would hold.
 
     Blocks, so it is no `Channel`: Ctrl-C must end it, which an event loop would not let happen.
+
+    Args:
+        withdrawn: A descriptor that becomes readable when nobody waits for the answer any more; what is typed
+            from then on is left to others.
     """
     _forget_typed()
     print(f"\n{question_text(question, asked_by=asked_by)}\n", file=sys.stderr)
     print("Do it? [y/N] ", end="", file=sys.stderr, flush=True)
-    ready, _, _ = select.select([sys.stdin], [], [], question.expires_in_s)
+    watched = [sys.stdin] if withdrawn is None else [sys.stdin, withdrawn]
+    ready, _, _ = select.select(watched, [], [], question.expires_in_s)
+    if withdrawn in ready:
+        return Answer(Reply.DISMISSED, "the question was withdrawn; nothing was done")
     if not ready:
         print(file=sys.stderr)
         return Answer(

@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.agent.anthropic_server import KEY, AnthropicServer, asks, says, use
+from tests.agent.anthropic_server import KEY, AnthropicServer, Failure, asks, says, use
 from tests.terminal import at_a_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,3 +142,45 @@ def test_ctrl_c_withdraws_what_runs_and_the_chat_goes_on(tmp_path: Path) -> None
     assert server.refused == []
     (last,) = [request["messages"] for request in server.requests][-1:]
     assert [message["role"] for message in last] == ["user"]
+
+
+def test_after_ctrl_c_at_a_question_every_line_goes_where_it_was_typed(tmp_path: Path) -> None:
+    def write(number: int) -> Any:
+        return asks(use(f"c{number}", "write_file", {"path": f"{number}.txt", "content": "x"}))
+
+    with AnthropicServer([write(1), says("First."), write(2), says("Second.")]) as server:
+        argv = command("--root", str(tmp_path), "--base-url", server.url)
+        with at_a_terminal(argv, env=environ(tmp_path, ANTHROPIC_API_KEY=KEY), cwd=ROOT) as terminal:
+            terminal.read_until("\n> ")
+            terminal.type("Write.\n")
+            terminal.read_until("Do it? [y/N] ")
+            terminal.process.send_signal(2)
+            terminal.read_until("\n> ")
+            terminal.type("Hello?\n")
+            assert "First." in terminal.read_until("\n> ")
+            terminal.type("Write now.\n")
+            terminal.read_until("Do it? [y/N] ")
+            terminal.type("y\n")
+            assert "Second." in terminal.read_until("\n> ")
+            terminal.type("/quit\n")
+            assert "not known" in terminal.read_rest()
+    assert [path.name for path in tmp_path.glob("*.txt")] == ["2.txt"]
+
+
+def test_what_a_provider_says_of_an_error_does_not_control_the_terminal(tmp_path: Path) -> None:
+    with AnthropicServer([Failure(status=400, kind="invalid_request_error", message=EVIL)]) as server:
+        argv = command("--base-url", server.url)
+        with at_a_terminal(argv, env=environ(tmp_path, ANTHROPIC_API_KEY=KEY), cwd=ROOT) as terminal:
+            terminal.read_until("\n> ")
+            terminal.type("Hello\n")
+            shown = terminal.read_until("\n> ")
+            terminal.type("/quit\n")
+            terminal.read_rest()
+    assert "fine" in shown
+    assert "\x1b" not in shown
+
+
+def test_nothing_to_answer_is_a_wrong_use(tmp_path: Path) -> None:
+    done = run(tmp_path, ANTHROPIC_API_KEY=KEY)
+    assert done.returncode == 2
+    assert "no prompt" in done.stderr

@@ -14,6 +14,7 @@ from mcp_tools.web import urls
 from mcp_tools.web.types import Refused, Web
 
 TIMEOUT_S: Final = 40.0
+MAX_INDEX: Final = 10_000_000
 _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer"}
 RESULT_SCHEMA: Final[dict[str, Any]] = {
@@ -46,7 +47,7 @@ def register_web_tool(
     async def fetch_url(
         url: Annotated[str, Field(min_length=1, max_length=8192)],
         max_length: Annotated[int, Field(ge=1, le=100_000)] = 5000,
-        start_index: Annotated[int, Field(ge=0)] = 0,
+        start_index: Annotated[int, Field(ge=0, le=MAX_INDEX)] = 0,
         raw: bool = False,
         *,
         context: CallContext,
