@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 from mcp_tools import __version__
 from mcp_tools.errors import ConfigError
 from mcp_tools.registry import ToolRegistry
-from mcp_tools.web.types import MayFollow, Reach, Web, WebResponse
+from mcp_tools.web.types import Reach
 
 if TYPE_CHECKING:
     from mcp_tools.builtin.python import PythonOptions
     from mcp_tools.builtin.search import SearchOptions
     from mcp_tools.builtin.workspace import Workspace
     from mcp_tools.config import Settings
+    from mcp_tools.web.client import WebClient
     from sandbox import SandboxConfig
 
 
@@ -114,65 +115,26 @@ def _register_web(registry: ToolRegistry, options: WebOptions) -> list[Closable]
     from mcp_tools.builtin.web import FetchOptions, register_web_tool
     from mcp_tools.web.robots import Robots
 
-    for reach in (options.reach, options.search_reach):
-        _check(reach)
-    web = LateWeb(options.reach)
+    web = web_client(options.reach)
     robots = Robots(web, user_agent=USER_AGENT) if options.obeys_robots else None
     return [
-        register_search_tool(registry, options.search, LateWeb(options.search_reach)),
+        register_search_tool(registry, options.search, web_client(options.search_reach)),
         register_web_tool(registry, web, robots, FetchOptions(confirms=options.confirms_fetch)),
     ]
 
 
-def _check(reach: Reach) -> None:
-    from mcp_tools.web.urls import allowed_hosts
+def web_client(reach: Reach) -> WebClient:
+    """Return what asks the web within this reach. What speaks HTTP is loaded by the first request.
+
+    Raises:
+        ConfigError: A host or the proxy in it is none.
+    """
+    from mcp_tools.web.client import WebClient
 
     try:
-        allowed_hosts(reach.hosts)
+        return WebClient(reach, user_agent=USER_AGENT)
     except ValueError as error:
-        raise ConfigError(f"web_hosts: {error}") from error
-
-
-class LateWeb:
-    """The web, whose client is loaded when it is first asked something.
-
-    Args:
-        reach: Where requests may go.
-    """
-
-    def __init__(self, reach: Reach) -> None:
-        self._reach = reach
-        self._client: Web | None = None
-
-    async def get(
-        self,
-        url: str,
-        *,
-        accept: str = "*/*",
-        headers: Mapping[str, str] | None = None,
-        may_follow: MayFollow | None = None,
-    ) -> WebResponse:
-        """See `Web.get`."""
-        client = self._loaded()
-        return await client.get(url, accept=accept, headers=headers, may_follow=may_follow)
-
-    async def ask(
-        self, method: str, url: str, *, json: Any = None, headers: Mapping[str, str] | None = None
-    ) -> WebResponse:
-        """See `Web.ask`."""
-        return await self._loaded().ask(method, url, json=json, headers=headers)
-
-    async def aclose(self) -> None:
-        """See `Web.aclose`."""
-        if self._client is not None:
-            await self._client.aclose()
-
-    def _loaded(self) -> Web:
-        if self._client is None:
-            from mcp_tools.web.client import WebClient
-
-            self._client = WebClient(self._reach, user_agent=USER_AGENT)
-        return self._client
+        raise ConfigError(f"web_hosts or web_proxy: {error}") from error
 
 
 def web_options(settings: Settings) -> WebOptions | None:

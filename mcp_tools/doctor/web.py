@@ -8,7 +8,7 @@ import anyio
 
 from mcp_tools.doctor.model import Finding, State, Subject
 from mcp_tools.doctor.search import check_providers
-from mcp_tools.shipped import LateWeb, web_options
+from mcp_tools.shipped import web_client, web_options
 
 SECONDS = 8.0
 
@@ -20,7 +20,7 @@ def search(subject: Subject) -> Sequence[Finding]:
         return [Finding(name="web", state=State.OK, found="off: no search_web and no fetch_url")]
 
     async def ask() -> list[Finding]:
-        web = LateWeb(options.search_reach)
+        web = web_client(options.search_reach)
         try:
             return [
                 Finding(name=each.name, state=State.OK, found=each.what_to_do)
