@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from mcp_tools.calling import CancelWatch, maybe_await
+from mcp_tools.calling import CancelWatch, maybe_await, tell
 from mcp_tools.errors import DuplicateCallId
 from mcp_tools.executor import ToolExecutor
 from mcp_tools.inflight import as_context
@@ -54,7 +54,7 @@ class AsyncToolExecutor:
             raise ValueError(f"max_concurrent is {max_concurrent}; at least 1 is needed")
         self.executor = executor
         self.max_concurrent = max_concurrent
-        self._confirm = confirm
+        self.confirm = confirm
 
     async def execute_calls(
         self, calls: Sequence[ToolCall], context: Context = None
@@ -111,12 +111,12 @@ class AsyncToolExecutor:
 
     async def _execute(self, call: ToolCall, context: CallContext) -> ExecutionResult:
         result = await self.executor.execute(call.name, call.arguments, context)
-        if result.confirmation is None or self._confirm is None:
+        if result.confirmation is None or self.confirm is None:
             return result
         watch = CancelWatch()
         answer: object
         try:
-            answer = await maybe_await(self._confirm(result.confirmation))
+            answer = await maybe_await(self.confirm(result.confirmation))
         except BaseException:
             if watch.is_cancelled():
                 raise
@@ -224,21 +224,10 @@ class _Callbacks(_Watcher):
         self._on_complete = on_complete
 
     async def started(self, call: ToolCall) -> None:
-        await self._call(self._on_start, call)
+        await tell(self._on_start, call, unaffected="the batch")
 
     async def completed(self, call: ToolCall, result: ExecutionResult) -> None:
-        await self._call(self._on_complete, call, result)
-
-    async def _call(self, callback: Callable[..., Any] | None, *arguments: Any) -> None:
-        if callback is None:
-            return
-        watch = CancelWatch()
-        try:
-            await maybe_await(callback(*arguments))
-        except BaseException:
-            if watch.is_cancelled():
-                raise
-            logger.exception("callback %r failed; the batch goes on", callback)
+        await tell(self._on_complete, call, result, unaffected="the batch")
 
 
 class _Events(_Watcher):

@@ -11,6 +11,7 @@ import asyncio
 import copy
 import functools
 import inspect
+import logging
 import math
 import random
 import threading
@@ -25,6 +26,8 @@ from anyio.lowlevel import RunVar
 
 from mcp_tools.errors import ToolError
 from mcp_tools.types import CallContext
+
+logger = logging.getLogger(__name__)
 
 MAX_WORKER_THREADS: Final = 64
 """Worker threads for synchronous tools, apart from anyio's own 40, which file work needs."""
@@ -259,3 +262,20 @@ def _thread_limiter() -> anyio.CapacityLimiter:
 async def maybe_await(value: object) -> Any:
     """Return `value`, awaited if it is awaitable."""
     return await value if inspect.isawaitable(value) else value
+
+
+async def tell(callback: Callable[..., Any] | None, *arguments: Any, unaffected: str) -> None:
+    """Call what an embedding program gave us, sync or async; what it raises is logged and changes nothing.
+
+    Args:
+        unaffected: What goes on all the same, for the log.
+    """
+    if callback is None:
+        return
+    watch = CancelWatch()
+    try:
+        await maybe_await(callback(*arguments))
+    except BaseException:
+        if watch.is_cancelled():
+            raise
+        logger.exception("callback %r failed; %s goes on", callback, unaffected)

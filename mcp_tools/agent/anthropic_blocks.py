@@ -9,8 +9,9 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from mcp_tools.agent.calls import tell
+from mcp_tools.agent.calls import RUN
 from mcp_tools.agent.types import BadCall, Message, ModelError, OnText
+from mcp_tools.calling import tell
 from mcp_tools.output.plain import encodable, to_json
 from mcp_tools.types import Content, ExecutionResult, MediaContent, TextContent, ToolCall, ToolOutput
 
@@ -79,7 +80,7 @@ class StreamedAnswer:
             case "text_delta":
                 block["text"] = block.get("text", "") + delta["text"]
                 if delta["text"]:
-                    await tell(on_text, delta["text"])
+                    await tell(on_text, delta["text"], unaffected=RUN)
             case "input_json_delta":
                 self._json.setdefault(index, []).append(delta["partial_json"])
             case "thinking_delta":

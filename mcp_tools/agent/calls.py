@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from mcp_tools.agent.types import BadCall, Confirm, OnCall, OnResult, Turn
 from mcp_tools.batch import AsyncToolExecutor, StreamingToolExecutor
-from mcp_tools.calling import CancelWatch, maybe_await
+from mcp_tools.calling import tell
 from mcp_tools.executor import ToolExecutor
 from mcp_tools.inflight import as_context
 from mcp_tools.types import (
@@ -24,6 +24,8 @@ from mcp_tools.types import (
 logger = logging.getLogger(__name__)
 
 TRANSPORT: Final = "agent"
+RUN: Final = "the run"
+"""What a callback that fails does not stop."""
 CUT: Final = (
     "not run: your answer was cut off for want of tokens, so this call may be incomplete. Send it again, and "
     "ask for less in one answer"
@@ -64,7 +66,7 @@ class Calls:
         self._turn = turn
         self._tools = tools
         # The one that `execute_calls` would use.
-        self._confirm = confirm if confirm is not None else tools.async_executor._confirm
+        self._confirm = confirm if confirm is not None else tools.async_executor.confirm
         self._on_call = on_call
         self._on_result = on_result
         self._context = agent_context(context)
@@ -123,7 +125,7 @@ class Calls:
     async def tell_of(self, stopped: Sequence[ToolCall]) -> None:
         """Tell who was told of their start."""
         for call in stopped:
-            await tell(self._on_result, call, self.results[call.id])
+            await tell(self._on_result, call, self.results[call.id], unaffected=RUN)
 
     def in_order(self) -> Iterator[tuple[ToolCall, ExecutionResult]]:
         """Yield each call with its answer, in the order in which they were asked for."""
@@ -135,18 +137,18 @@ class Calls:
 
     async def _refuse(self, bad: BadCall) -> None:
         call = as_call(bad)
-        await tell(self._on_call, call)
+        await tell(self._on_call, call, unaffected=RUN)
         context = replace(self._context, call_id=new_call_id())
         self.results[bad.id] = await self._tools.executor.refuse(bad.name, None, context, bad.problem)
-        await tell(self._on_result, call, self.results[bad.id])
+        await tell(self._on_result, call, self.results[bad.id], unaffected=RUN)
 
     async def _call_started(self, call: ToolCall) -> None:
         self._started.add(call.id)
-        await tell(self._on_call, call)
+        await tell(self._on_call, call, unaffected=RUN)
 
     async def _call_ended(self, call: ToolCall, result: ExecutionResult) -> None:
         self.results[call.id] = result
-        await tell(self._on_result, call, result)
+        await tell(self._on_result, call, result, unaffected=RUN)
 
     def _not_run(self, call: ToolCall | BadCall, message: str, code: ErrorCode) -> ExecutionResult:
         is_cancelled = code is ErrorCode.CANCELLED
@@ -171,16 +173,3 @@ def agent_context(context: CallContext | Mapping[str, Any] | None) -> CallContex
 def as_call(call: ToolCall | BadCall) -> ToolCall:
     """Return the call as it is told of; one that could not be read has no arguments."""
     return call if isinstance(call, ToolCall) else ToolCall(id=call.id, name=call.name, arguments={})
-
-
-async def tell(callback: Callable[..., Any] | None, *arguments: Any) -> None:
-    """Call what an embedding program gave us, sync or async; what it raises is logged."""
-    if callback is None:
-        return
-    watch = CancelWatch()
-    try:
-        await maybe_await(callback(*arguments))
-    except BaseException:
-        if watch.is_cancelled():
-            raise
-        logger.exception("callback %r failed; the run goes on", callback)

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from mcp_tools.agent.calls import tell
+from mcp_tools.agent.calls import RUN
 from mcp_tools.agent.openai_chat import OpenAIChat
 from mcp_tools.agent.openai_common import (
     BROKEN_OFF,
@@ -19,6 +19,7 @@ from mcp_tools.agent.openai_common import (
     usage_of,
 )
 from mcp_tools.agent.types import Api, BadCall, Message, Model, ModelError, OnText, Turn
+from mcp_tools.calling import tell
 from mcp_tools.output.plain import encodable, to_json
 from mcp_tools.types import Content, ExecutionResult, MediaContent, TextContent, Tool, ToolCall, ToolOutput
 
@@ -120,7 +121,7 @@ class OpenAIResponses:
                 match event.get("type"):
                     case "response.output_text.delta" | "response.refusal.delta":
                         if event["delta"]:
-                            await tell(on_text, event["delta"])
+                            await tell(on_text, event["delta"], unaffected=RUN)
                     case "response.output_item.done":
                         items[event["output_index"]] = event["item"]
                     case "response.completed" | "response.incomplete" | "response.failed":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
-from mcp_tools.agent.calls import tell
+from mcp_tools.agent.calls import RUN
 from mcp_tools.agent.openai_common import (
     BROKEN_OFF,
     call_from,
@@ -17,6 +17,7 @@ from mcp_tools.agent.openai_common import (
     usage_of,
 )
 from mcp_tools.agent.types import Api, BadCall, Message, ModelError, OnText, Turn
+from mcp_tools.calling import tell
 from mcp_tools.types import ExecutionResult, Tool, ToolCall
 
 LimitField = Literal["max_completion_tokens", "max_tokens"]
@@ -137,7 +138,7 @@ class _StreamedAnswer:
                 if delta.get(field):
                     self._texts.setdefault(field, []).append(delta[field])
                     if field != "reasoning_content":
-                        await tell(on_text, delta[field])
+                        await tell(on_text, delta[field], unaffected=RUN)
             for piece in delta.get("tool_calls") or ():
                 self._add_call(piece)
 
