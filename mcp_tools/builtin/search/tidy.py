@@ -9,8 +9,8 @@ from typing import Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from mcp_tools.builtin.search.types import MAX_QUERY_CHARS, Hit
-from mcp_tools.builtin.search.untrusted import clean
 from mcp_tools.errors import ToolError
+from mcp_tools.output.untrusted import clean
 
 MAX_URL_CHARS: Final = 2_000
 MAX_TITLE_CHARS: Final = 200

@@ -14,8 +14,8 @@ from mcp_tools.builtin.search.services import service
 from mcp_tools.builtin.search.tidy import one_line, tidy
 from mcp_tools.builtin.search.turns import Turns
 from mcp_tools.builtin.search.types import Failed, Found, Kind, Provider
-from mcp_tools.builtin.search.untrusted import mark
 from mcp_tools.errors import ToolError
+from mcp_tools.output.untrusted import mark
 from mcp_tools.types import CallContext, TextContent, ToolOutput, Usage
 from mcp_tools.web.types import Web
 

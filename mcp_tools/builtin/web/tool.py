@@ -9,8 +9,8 @@ import anyio
 
 from mcp_tools.builtin.search.cache import Cache
 from mcp_tools.builtin.web.readable import Readable, read
-from mcp_tools.builtin.web.untrusted import clean, mark
 from mcp_tools.errors import ToolError
+from mcp_tools.output.untrusted import clean, mark
 from mcp_tools.types import CallContext, Decision, TextContent, ToolOutput
 from mcp_tools.web import urls
 from mcp_tools.web.retry import retry_after_s
@@ -113,8 +113,12 @@ class FetchTool:
         if answer.is_cut or content.is_cut:
             note = "\n\n[The page was longer than is read; its end is missing.]"
             content = Readable(title=content.title, text=content.text + note, is_cut=True)
-        content = Readable(title=clean(content.title), text=clean(content.text), is_cut=content.is_cut)
-        kind = clean(answer.headers.get("content-type", ""))[:100]
+        content = Readable(
+            title=clean(content.title, keep_lines=True),
+            text=clean(content.text, keep_lines=True),
+            is_cut=content.is_cut,
+        )
+        kind = clean(answer.headers.get("content-type", ""), keep_lines=True)[:100]
         return _Page(url=answer.url, content_type=kind, redirects=answer.redirects, content=content)
 
     async def _ask(self, url: urls.Url, context: CallContext) -> WebResponse:

@@ -6,8 +6,8 @@ import pytest
 
 from mcp_tools.builtin.search.tidy import one_line, safe_url, tidy
 from mcp_tools.builtin.search.types import Hit
-from mcp_tools.builtin.search.untrusted import mark
 from mcp_tools.errors import ToolError
+from mcp_tools.output.untrusted import mark
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,22 @@ import secrets
 from mcp_tools.output.visible import is_all_seen, is_unseen
 
 
-def clean(text: str) -> str:
+def clean(text: str, *, keep_lines: bool = False) -> str:
     """Return the text without what a reader does not see: zero-width, bidirectional, tags, controls.
 
     White space becomes a plain space, so that words stay apart.
+
+    Args:
+        keep_lines: Line breaks, as `\\n`, and tabs stay.
     """
     if is_all_seen(text):
         return text
-    return "".join(" " if char.isspace() else "" if is_unseen(char) else char for char in text)
+    kept = ""
+    if keep_lines:
+        text, kept = text.replace("\r\n", "\n").replace("\r", "\n"), "\n\t"
+    return "".join(
+        char if char in kept else " " if char.isspace() else "" if is_unseen(char) else char for char in text
+    )
 
 
 def mark(text: str, *, source: str) -> str:
