@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from sandbox.linux.wire import Message
 
 _FORK_S = 5.0  # to fork the next caller; a fork of 2 GB takes 12 ms
+_FORK_CPU_NS = 100_000_000  # what may run in that time, after the first look
+_FORK_LOOK_S = 0.05
 _SWEEP_S = 2.0
 _CPU_CHECK_S = 0.02
 _AFTER_REPORT_S = 0.5  # for a caller that reported to become the template
@@ -44,7 +46,13 @@ _IDLE_CPU_NS = 40_000_000  # many times what the next caller needs to get ready
 BROKEN = 97  # init's exit status when it ends a session that cannot be trusted to go on
 _FIRST_TO_END = b"1000"  # of all processes, when the kernel looks for memory
 _OOM_SCORE = "oom_score_adj"
-_set_handler, _handler_of, _wait_for = signal.signal, signal.getsignal, os.waitpid  # as code found them
+# As code found them:
+_set_handler, _handler_of, _wait_for = signal.signal, signal.getsignal, os.waitpid
+_block = signal.pthread_sigmask
+_ALL_SIGNALS = signal.valid_signals()
+# What code blocks, as far as it goes on from call to call. Between calls everything is: a timer that it set
+# would otherwise run its handler when no limit looks.
+_signals_of_code: list[int] = []
 CALL_FDS = 3  # the socket of a call, its stdout and stderr
 
 
@@ -300,7 +308,14 @@ class Init:
         poll = select.poll()
         poll.register(self.words, select.POLLIN)
         deadline = time.monotonic() + _FORK_S
-        while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        begin_ns: int | None = None  # a look costs as much as most forks, so the first is at one that is slow
+        while time.monotonic() < deadline:
+            if not poll.poll(_FORK_LOOK_S * 1000):
+                used_ns = self._all_cpu_ns()
+                begin_ns = used_ns if begin_ns is None else begin_ns
+                if used_ns - begin_ns > _FORK_CPU_NS:
+                    break  # code goes on where it should fork, and no limit would end it
+                continue
             said = self._word()
             if "full" in said:
                 self._sweep({self.template})
@@ -454,7 +469,10 @@ def run_call(fds: list[int], namespace: Message) -> None:
     channel = socket.socket(fileno=channel_fd)
     try:
         header, blobs = runner.receive(channel)
-        channel.sendall(runner.perform(header, blobs, namespace, last=False))
+        _set_signals(_signals_of_code)
+        report = runner.perform(header, blobs, namespace, last=False)
+        _signals_of_code[:] = _set_signals(_ALL_SIGNALS)
+        channel.sendall(report)
     except (EOFError, OSError):
         pass  # the server does not want to know any more
     channel.close()
@@ -463,6 +481,21 @@ def run_call(fds: list[int], namespace: Message) -> None:
         if number != null:
             os.dup2(null, number)
     os.set_inheritable(null, True) if null <= 2 else os.close(null)
+
+
+def _set_signals(blocked: Iterable[int]) -> set[int]:
+    """Block exactly these signals; returns which were blocked. What the code's handlers raise is dropped."""
+    before: set[int] | None = None
+    while before is None:
+        try:
+            before = _block(signal.SIG_BLOCK, ())
+        except BaseException:  # noqa: S112 - of a handler that was due
+            continue
+    try:
+        _block(signal.SIG_SETMASK, blocked)
+    except BaseException:  # noqa: S110 - the same, and the signals are blocked by then
+        pass
+    return before
 
 
 def serve_in_place(channel: socket.socket, calls: socket.socket, idle_s: float) -> NoReturn:

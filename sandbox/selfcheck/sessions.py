@@ -54,6 +54,8 @@ if T["how"] == "bare":
         spin()
 elif T["how"] == "hook":
     os.register_at_fork(after_in_child=spin)
+elif T["how"] == "hook before":
+    os.register_at_fork(before=spin)
 elif T["how"] == "patch":
     for module in list(sys.modules.values()):
         for name in ("receive", "receive_fds", "run_call", "live", "read_exactly"):
@@ -72,6 +74,7 @@ elif T["how"] == "process":
 elif T["how"] == "timer":
     signal.signal(signal.SIGALRM, spin)
     signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    os.register_at_fork(before=lambda: time.sleep(0.2))  # for it to ring before the process is stopped
 """
 
 
@@ -234,6 +237,9 @@ ATTACKS = (
         not_promised=_ONE_PROCESS,
     ),
     _session("go on between the calls of a session (fork hook)", _goes_on("hook"), Family.TIME),
+    _session(
+        "go on between the calls of a session (hook before a fork)", _goes_on("hook before"), Family.TIME
+    ),
     _session("go on between the calls of a session (patched runner)", _goes_on("patch"), Family.TIME),
     _session("use more memory with every call of a session", _adds_up, Family.LIMITS),
     _session("lie to the process that keeps a session", _control, Family.LIES),

@@ -29,6 +29,7 @@ _IPC_PRIVATE, _IPC_RMID = 0, 0
 _PATIENCE_S = 5.0
 _MOMENT_S = 0.3  # for what ends the processes of a call
 _WATCH_S = 0.5
+_WATCHES = 4  # where others take the processor, it takes longer until what goes on used enough to be ended
 _IDLE_TICKS = 4  # of a hundredth of a second; a session ends for more, and getting ready takes one or two
 
 _VICTIM = """
@@ -273,11 +274,14 @@ def processes_named(name: str) -> list[int]:
 
 
 def burns(name: str) -> str:
-    """Whether processes of that name use the processor, a moment after their call ended; ends them."""
+    """Whether processes of that name go on using the processor after their call ended; ends them."""
     time.sleep(_MOMENT_S)
-    before = _ticks(name)
-    time.sleep(_WATCH_S)
-    used = _ticks(name) - before
+    for _ in range(_WATCHES):
+        before = _ticks(name)
+        time.sleep(_WATCH_S)
+        used = _ticks(name) - before
+        if used <= _IDLE_TICKS:
+            break
     for pid in processes_named(name) if used else ():
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
