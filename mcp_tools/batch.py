@@ -160,16 +160,19 @@ class StreamingToolExecutor:
         on_start: Callable[[ToolCall], Any] | None = None,
         on_complete: Callable[[ToolCall, ExecutionResult], Any] | None = None,
         context: Context = None,
+        *,
+        on_progress: Callable[[ToolCall, float, float | None, str | None], Any] | None = None,
     ) -> dict[str, ExecutionResult]:
         """Run all calls; see `AsyncToolExecutor.execute_calls`.
 
         Args:
             on_start: Called with the call just before it is executed. Sync or async.
             on_complete: Called with the call and its result as soon as it ended. Sync or async.
+            on_progress: Called with the call and what its tool says of its progress; the context's own too.
 
         A callback that raises is logged and breaks nothing.
         """
-        return await self._batch._run(calls, context, _Callbacks(on_start, on_complete))
+        return await self._batch._run(calls, context, _Callbacks(on_start, on_complete, on_progress))
 
     @asynccontextmanager
     async def stream(
@@ -219,9 +222,28 @@ class _Watcher:
 
 
 class _Callbacks(_Watcher):
-    def __init__(self, on_start: Callable[..., Any] | None, on_complete: Callable[..., Any] | None) -> None:
+    def __init__(
+        self,
+        on_start: Callable[..., Any] | None,
+        on_complete: Callable[..., Any] | None,
+        on_progress: Callable[..., Any] | None,
+    ) -> None:
         self._on_start = on_start
         self._on_complete = on_complete
+        self._on_progress = on_progress
+
+    def context_for(self, call: ToolCall, shared: CallContext) -> CallContext:
+        own = super().context_for(call, shared)
+        if self._on_progress is None:
+            return own
+
+        async def on_progress(
+            progress: float, total: float | None = None, message: str | None = None
+        ) -> None:
+            await tell(self._on_progress, call, progress, total, message, unaffected="the batch")
+            await shared.report_progress(progress, total, message)
+
+        return replace(own, on_progress=on_progress)
 
     async def started(self, call: ToolCall) -> None:
         await tell(self._on_start, call, unaffected="the batch")
@@ -244,8 +266,7 @@ class _Events(_Watcher):
                     kind="progress", call=call, progress=progress, total=total, message=message
                 )
                 self._send.send_nowait(event)
-            if shared.on_progress is not None:
-                await shared.on_progress(progress, total, message)
+            await shared.report_progress(progress, total, message)
 
         return replace(super().context_for(call, shared), on_progress=on_progress)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from mcp_tools.agent.types import BadCall, Confirm, OnCall, OnResult, Turn
+from mcp_tools.agent.types import BadCall, Confirm, OnCall, OnProgress, OnResult, Turn
 from mcp_tools.batch import AsyncToolExecutor, StreamingToolExecutor
 from mcp_tools.calling import tell
 from mcp_tools.executor import ToolExecutor
@@ -49,7 +49,7 @@ class Calls:
         turn: Whose calls.
         tools: What runs them.
         confirm: Puts a question to a person. None: as the batch executor of `tools` does.
-        on_call, on_result: Told of each call as it starts and ends.
+        on_call, on_result, on_progress: Told of each call as it starts and ends, and of how far it is.
         context: Shared by all calls.
     """
 
@@ -61,6 +61,7 @@ class Calls:
         confirm: Confirm | None,
         on_call: OnCall | None,
         on_result: OnResult | None,
+        on_progress: OnProgress | None,
         context: CallContext | Mapping[str, Any] | None,
     ) -> None:
         self._turn = turn
@@ -69,6 +70,7 @@ class Calls:
         self._confirm = confirm if confirm is not None else tools.async_executor.confirm
         self._on_call = on_call
         self._on_result = on_result
+        self._on_progress = on_progress
         self._context = agent_context(context)
         self._started: set[str] = set()
         self.results: dict[str, ExecutionResult] = {}
@@ -98,6 +100,7 @@ class Calls:
             list(good.values()),
             on_start=self._call_started,
             on_complete=self._call_ended,
+            on_progress=self._on_progress,
             context=self._context,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from mcp_tools.agent.types import (
     Model,
     ModelError,
     OnCall,
+    OnProgress,
     OnResult,
     OnText,
     StopReason,
@@ -51,7 +53,9 @@ async def run_agent(
     on_text: OnText | None = None,
     on_call: OnCall | None = None,
     on_result: OnResult | None = None,
+    on_progress: OnProgress | None = None,
     context: CallContext | Mapping[str, Any] | None = None,
+    scope: anyio.CancelScope | None = None,
 ) -> AgentRun:
     """Let a model work with tools until it wants nothing more or a limit is reached.
 
@@ -59,9 +63,13 @@ async def run_agent(
         prompt_or_messages: What a person says, or a history in the provider's form, which is not changed.
         tools_system: A `ToolSystem`: its visible tools are offered, and its rules and limits hold.
         client: See `model_for`.
-        model, max_tokens, system, confirm, on_text, on_call, on_result, context: See `run_agent_step`.
+        model, max_tokens, system, confirm, on_text, on_call, on_result, on_progress, context: See
+            `run_agent_step`.
         limits: When it ends by itself. None: `AgentLimits()`. Tokens and cost are looked at after each turn,
             so they can be passed by what one turn uses.
+        scope: Not entered yet. Whoever cancels it, such as by a button, stops the run at once as a limit
+            would: what runs is cancelled, and the run returns. An answer that was still on its way is not in
+            the history, nor in `usage`. None: only limits do that.
     Returns:
         Also where it failed or a limit was reached. The history in it can always be gone on with: each call
         has its result, and one that was stopped has one that says so.
@@ -85,25 +93,41 @@ async def run_agent(
 
     def calls_of(turn: Turn) -> Calls:
         return Calls(
-            turn, tools_system, confirm=confirm, on_call=on_call, on_result=on_result, context=context
+            turn,
+            tools_system,
+            confirm=confirm,
+            on_call=on_call,
+            on_result=on_result,
+            on_progress=on_progress,
+            context=context,
         )
 
     async with model_of(client) as asked:
         run = _Run(messages, asked, name=model, limits=limits if limits is not None else AgentLimits())
         stop = await run.refusal()
-        with anyio.move_on_after(run.limits.seconds):
+        scope = scope if scope is not None else anyio.CancelScope()
+        end = math.inf if run.limits.seconds is None else anyio.current_time() + run.limits.seconds
+        scope.deadline = min(scope.deadline, end)
+        with scope:
             while stop is None:
                 try:
+                    run.is_answering = True
                     turn = await ask(asked)
+                    run.is_answering = False
                 except ModelError as error:
                     run.error = error
                     stop = StopReason.FAILED, str(error)
                 else:
                     stop = await run.take(turn, calls_of(turn) if turn.calls else None)
         if stop is None:
-            detail = f"the run was stopped after {run.limits.seconds:g} s, the limit of its time"
-            stop = StopReason.TIME, detail
-            await run.close(detail)
+            if anyio.current_time() < end:
+                stop = StopReason.INTERRUPTED, "the run was interrupted"
+            else:
+                stop = (
+                    StopReason.TIME,
+                    f"the run was stopped after {run.limits.seconds:g} s, the limit of its time",
+                )
+            await run.close(stop[1])
         return run.ended(*stop)
 
 
@@ -115,6 +139,7 @@ class _Run:
         self._model = model
         self.limits = limits
         self.error: ModelError | None = None
+        self.is_answering = False
         self._name = name
         self._text = ""
         self._steps = 0
@@ -206,6 +231,7 @@ class _Run:
             detail=detail,
             steps=self._steps,
             usage=self._asked + self._used,
+            is_usage_whole=not self.is_answering,
             results=tuple(self._results),
             error=self.error,
         )

@@ -15,6 +15,7 @@ from mcp_tools.agent.types import (
     Model,
     ModelError,
     OnCall,
+    OnProgress,
     OnResult,
     OnText,
 )
@@ -33,6 +34,7 @@ async def run_agent_step(
     on_text: OnText | None = None,
     on_call: OnCall | None = None,
     on_result: OnResult | None = None,
+    on_progress: OnProgress | None = None,
     context: CallContext | Mapping[str, Any] | None = None,
 ) -> tuple[str, list[Message]]:
     """Have a model answer once, run the tools that it asked for, and return its text and the new history.
@@ -47,7 +49,7 @@ async def run_agent_step(
         confirm: Puts a question to a person; only `True` is a yes. None: as `tools_system` was told; where
             that was nothing, a call that needs a yes is not run, and the model is told so.
         on_text: Told of the text as it comes; with None the answer is not streamed.
-        on_call, on_result: Told of each call as it starts and ends.
+        on_call, on_result, on_progress: Told of each call as it starts and ends, and of how far it is.
         context: Principal, session and the like for all calls.
     Returns:
         All text of the answer, and the history with the answer and the results of its calls. An answer
@@ -70,7 +72,13 @@ async def run_agent_step(
     history = [*messages, *turn.messages]
     if turn.calls:
         calls = Calls(
-            turn, tools_system, confirm=confirm, on_call=on_call, on_result=on_result, context=context
+            turn,
+            tools_system,
+            confirm=confirm,
+            on_call=on_call,
+            on_result=on_result,
+            on_progress=on_progress,
+            context=context,
         )
         await calls.run()
         history.extend(asked.results(turn, calls.results))

@@ -22,6 +22,8 @@ OnCall = Callable[[ToolCall], Awaitable[None] | None]
 """Told of each tool call before it runs."""
 OnResult = Callable[[ToolCall, ExecutionResult], Awaitable[None] | None]
 """Told of each tool call that ended."""
+OnProgress = Callable[[ToolCall, float, float | None, str | None], Awaitable[None] | None]
+"""Told of what a tool says of its progress: how far, of how much, and a sentence."""
 Confirm = Callable[[Confirmation], bool | Awaitable[bool]]
 """Puts one question to a person; only `True` itself is a yes."""
 
@@ -131,6 +133,7 @@ class StopReason(StrEnum):
     COST = "cost"
     CUT = "cut"  # the model's answer did not fit into max_tokens
     SILENT = "silent"  # several turns without text or calls
+    INTERRUPTED = "interrupted"  # `scope` was cancelled
     FAILED = "failed"  # a ModelError; it is in `AgentRun.error`
 
 
@@ -163,6 +166,7 @@ class AgentRun:
         detail: The same in a sentence for a person.
         steps: Turns of the model.
         usage: Of the model and the tools together.
+        is_usage_whole: False where the run ended while a model answered: what that used is not known.
         results: Every tool call, in the order in which they were asked for.
         error: Where `stop` is `FAILED`.
     """
@@ -173,5 +177,6 @@ class AgentRun:
     detail: str
     steps: int
     usage: Usage
+    is_usage_whole: bool = True
     results: tuple[tuple[ToolCall, ExecutionResult], ...] = field(default=())
     error: ModelError | None = None

@@ -89,8 +89,7 @@ async def _refused(app: App, result: ExecutionResult, message: str) -> Execution
 
 
 async def _show_progress(progress: float, total: float | None = None, message: str | None = None) -> None:
-    count = f"{progress:g}" if total is None else f"{progress:g}/{total:g}"
-    print(f"[{count}] {terminal.for_display(message or '')}".rstrip(), file=sys.stderr)
+    print(terminal.progress(progress, total, message), file=sys.stderr)
 
 
 # --- Arguments --------------------------------------------------------------------------------

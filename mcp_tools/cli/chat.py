@@ -18,6 +18,7 @@ from mcp_tools.cli.flags import add_settings
 from mcp_tools.errors import ConfigError
 
 if TYPE_CHECKING:
+    import anyio
     from anyio.abc import TaskStatus
 
     from mcp_tools.agent.types import AgentLimits, AgentRun, Message
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 PROVIDERS: Final = ("anthropic", "openai", "openai-chat")
 _KEYS: Final = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 _MODELS: Final = {"openai": "gpt-5", "openai-chat": "gpt-5"}
+_EXIT_CODES: Final = {"finished": exits.OK, "interrupted": exits.INTERRUPTED}
 _ARGUMENTS_CHARS: Final = 160
 HELP: Final = """\
 /tools       what the model can use
@@ -44,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="talk to a model that has the tools",
         description="Talk to a model that has the tools, under the same rules and questions. Keys come from "
         "ANTHROPIC_API_KEY or OPENAI_API_KEY. With a PROMPT, or one on stdin, it answers once and prints "
-        "only the answer to stdout. Exit codes: 0 it finished, 1 it did not, 2 usage.",
+        "only the answer to stdout. Exit codes: 0 it finished, 1 it did not, 2 usage, 130 Ctrl-C.",
         allow_abbrev=False,
     )
     chat_.add_argument("prompt", nargs="?", metavar="PROMPT", help="answer this once; - reads it from stdin")
@@ -94,7 +96,7 @@ def chat(arguments: argparse.Namespace) -> int:
         if run.text:
             print(terminal.for_display(run.text) if sys.stdout.isatty() else run.text)
         _say(f"({terminal.for_display(run.detail)}; {talk.cost()})")
-        return exits.OK if run.stop == "finished" else exits.FAILED
+        return _EXIT_CODES.get(run.stop, exits.FAILED)
 
 
 def _number(kind: type[float]) -> Any:
@@ -141,18 +143,17 @@ class _Talk:
     messages: list[Message] = field(default_factory=list)
     dollars: float = 0.0
     tokens: int = 0
-    withdrawn: int = 0
+    cut_off: int = 0
     _is_in_line: bool = False
 
     def answer(self, prompt: str) -> AgentRun:
-        """Have one prompt answered; `messages` then hold it. Ctrl-C leaves them as they were."""
+        """Have one prompt answered; `messages` then hold it, and what was done until Ctrl-C."""
         import anyio
 
         given = [*self.messages, {"role": "user", "content": prompt}]
-        run: AgentRun | None = anyio.run(self._run_until_interrupted, given)
-        if run is None:
-            raise KeyboardInterrupt
+        run: AgentRun = anyio.run(self._run_until_interrupted, given)
         self.messages = run.messages
+        self.cut_off += not run.is_usage_whole
         self.dollars += run.usage.cost_usd
         self.tokens += run.usage.input_tokens + run.usage.output_tokens
         return run
@@ -160,32 +161,32 @@ class _Talk:
     def cost(self) -> str:
         """Say what was used."""
         dollars = f"{self.dollars:.4f} USD" if self.dollars or not self.tokens else "an unknown price"
-        more = f", and what {self.withdrawn} withdrawn used, which is not known" if self.withdrawn else ""
+        more = f", and what {self.cut_off} cut off used, which is not known" if self.cut_off else ""
         return f"{self.tokens:,} tokens, {dollars}{more}"
 
-    async def _run_until_interrupted(self, messages: list[Message]) -> AgentRun | None:
+    async def _run_until_interrupted(self, messages: list[Message]) -> AgentRun:
         import signal
 
         import anyio
 
-        run: AgentRun | None = None
+        running = anyio.CancelScope()
 
         # Python's own handler does not wake a loop that is just about to wait, and the signal would be lost.
-        async def cancel_at_signal(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
+        async def cancel_at_signal(*, task_status: TaskStatus[None]) -> None:
             with anyio.open_signal_receiver(signal.SIGINT) as signals:
                 task_status.started()
                 async for _ in signals:
                     break
             # The next Ctrl-C is Python's own again, and ends what does not let itself be withdrawn.
-            scope.cancel()
+            running.cancel()
 
         async with anyio.create_task_group() as group:
-            await group.start(cancel_at_signal, group.cancel_scope)
-            run = await self._run(messages)
+            await group.start(cancel_at_signal)
+            run = await self._run(messages, running)
             group.cancel_scope.cancel()
         return run
 
-    async def _run(self, messages: list[Message]) -> AgentRun:
+    async def _run(self, messages: list[Message], running: anyio.CancelScope) -> AgentRun:
         from mcp_tools.agent.loop import run_agent
         from mcp_tools.batch import AsyncToolExecutor
         from mcp_tools.types import CallContext
@@ -203,7 +204,9 @@ class _Talk:
                 on_text=self._show if self.is_streamed else None,
                 on_call=self._show_call,
                 on_result=self._show_result,
+                on_progress=self._show_progress if sys.stderr.isatty() else None,
                 context=CallContext(transport="cli"),
+                scope=running,
             )
         self._end_line()
         return run
@@ -259,6 +262,11 @@ class _Talk:
         error = "" if result.error is None else f": {_one_line(result.error)}"
         _say(f"  {terminal.for_display(call.name)} {result.status} in {result.duration_ms:.0f} ms{error}")
 
+    def _show_progress(
+        self, call: ToolCall, progress: float, total: float | None, message: str | None
+    ) -> None:
+        _say(f"  {terminal.for_display(call.name)} {terminal.progress(progress, total, message)}")
+
     def _end_line(self) -> None:
         if self._is_in_line:
             print(flush=True)
@@ -304,11 +312,13 @@ def _converse(talk: _Talk) -> int:
 def _turn(talk: _Talk, prompt: str) -> None:
     try:
         run = talk.answer(prompt)
-    except KeyboardInterrupt:
-        talk.withdrawn += 1
+    except KeyboardInterrupt:  # the second one: nobody waited for the end
+        talk.cut_off += 1
         _say("\nwithdrawn; the chat is as it was before, but what tools have already done stays done")
         return
-    if run.stop != "finished":
+    if run.stop == "interrupted":
+        _say("\nwithdrawn; what tools have already done stays done, and the model is told of it")
+    elif run.stop != "finished":
         _say(f"({terminal.for_display(run.detail)})")
 
 

@@ -11,11 +11,18 @@ from mcp_tools.confirmation.question import question_text, visible
 from mcp_tools.types import Confirmation
 
 CHANNEL: str = "terminal"
+_MESSAGE_CHARS = 200
 
 
 def for_display(text: str) -> str:
     """Return `text` so that a terminal prints it and does nothing else; line breaks and tabs stay."""
     return "\t".join(visible(part, keep_newlines=True) for part in text.split("\t"))
+
+
+def progress(done: float, total: float | None, message: str | None) -> str:
+    """Return one line of what a tool says of its progress."""
+    count = f"{done:g}" if total is None else f"{done:g}/{total:g}"
+    return for_display(f"[{count}] {' '.join((message or '').split())[:_MESSAGE_CHARS]}".rstrip())
 
 
 def can_ask() -> bool:

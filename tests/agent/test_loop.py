@@ -18,7 +18,7 @@ from mcp_tools import ToolSystem
 from mcp_tools.agent.loop import MAX_EMPTY_TURNS, MAX_SAME_TURNS, run_agent
 from mcp_tools.agent.types import AgentLimits, AgentRun, StopReason
 from mcp_tools.observe.audit import AuditLog, verify
-from mcp_tools.types import CallContext, ErrorCode, ExecutionStatus, Usage
+from mcp_tools.types import CallContext, ErrorCode, ExecutionStatus, ToolCall, Usage
 from tests.agent.anthropic_server import (
     KEY,
     MODEL,
@@ -328,6 +328,66 @@ async def test_time_stops_the_calls_that_run_and_keeps_what_had_ended(bench: Ben
     await assert_can_go_on(run)
 
 
+async def test_a_cancelled_scope_ends_the_run_as_a_limit_would(bench: Bench) -> None:
+    scope = anyio.CancelScope()
+
+    async def stop() -> None:
+        await bench.hanging.wait()
+        scope.cancel()
+
+    script = [asks(use("t1", "note", {"what": "a"}), use("t2", "hang"))]
+    async with talking(script) as (_, client), anyio.create_task_group() as group:
+        group.start_soon(stop)
+        with anyio.fail_after(WAIT_S):
+            run = await bench.run(client, scope=scope)
+    assert (run.stop, run.detail) == (StopReason.INTERRUPTED, "the run was interrupted")
+    assert run.is_usage_whole
+    noted, hung = (result for _, result in run.results)
+    assert noted.is_success
+    assert hung.error_code is ErrorCode.CANCELLED
+    assert bench.was_cancelled.is_set()
+    await assert_can_go_on(run)
+
+
+async def test_the_deadline_of_a_scope_is_kept_beside_the_limit(bench: Bench) -> None:
+    hold = threading.Event()
+    async with talking([Answer(blocks=[text("late")], hold=hold)]) as (_, client):
+        try:
+            run = await bench.run(client, scope=anyio.CancelScope(deadline=anyio.current_time() + 0.3))
+        finally:
+            hold.set()
+    assert (run.stop, run.is_usage_whole) == (StopReason.INTERRUPTED, False)
+
+
+async def test_progress_is_told_with_its_call_and_a_callback_that_fails_changes_nothing(bench: Bench) -> None:
+    @bench.tools.register
+    async def count(context: CallContext) -> str:
+        """Count."""
+        for number in (1, 2):
+            await context.report_progress(number, 2, "counting")
+        return "2"
+
+    told: list[object] = []
+    shared: list[object] = []
+
+    async def shared_progress(
+        progress: float, total: float | None = None, message: str | None = None
+    ) -> None:
+        shared.append(progress)
+
+    def on_progress(call: ToolCall, progress: float, total: float | None, message: str | None) -> None:
+        told.append((call.id, call.name, progress, total, message))
+        raise ValueError("not ours")
+
+    script = [asks(use("t1", "count")), says("Counted.")]
+    async with talking(script) as (_, client):
+        context = CallContext(on_progress=shared_progress)
+        run = await bench.run(client, on_progress=on_progress, context=context)
+    assert run.stop is StopReason.FINISHED
+    assert told == [("t1", "count", 1, 2, "counting"), ("t1", "count", 2, 2, "counting")]
+    assert shared == [1, 2]
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_time_ends_the_wait_for_a_model_too(bench: Bench, stream: bool) -> None:
     hold = threading.Event()
@@ -338,6 +398,7 @@ async def test_time_ends_the_wait_for_a_model_too(bench: Bench, stream: bool) ->
         finally:
             hold.set()
     assert (run.stop, run.steps, bench.done) == (StopReason.TIME, 0, [])
+    assert not run.is_usage_whole
     assert run.messages == [{"role": "user", "content": "Go."}]
 
 
