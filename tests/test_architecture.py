@@ -175,7 +175,9 @@ RULES: dict[str, tuple[Rule, str, str]] = {
         lambda i: (
             i.is_by("mcp_tools.web")
             and i.touches("mcp_tools")
-            and not i.touches("mcp_tools.web", "mcp_tools.types", "mcp_tools.errors", "mcp_tools.output")
+            and not i.touches(
+                *(f"mcp_tools.{room}" for room in ("web", "types", "errors", "output", "retry_after"))
+            )
         ),
         "mcp_tools.web.client",
         "from mcp_tools.config import Settings",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import email.utils
-import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mcp_tools.agent.types import ModelError
 from mcp_tools.output.masking import mask_secrets, shorten
 from mcp_tools.output.plain import encodable, strings_in
+from mcp_tools.retry_after import retry_after_s
 
 MAX_TEXT_CHARS: Final = 500
 MAX_WAIT_S: Final = 7 * 86_400.0
@@ -68,8 +66,8 @@ def model_error(error: Exception, *, sent: Sequence[Any], secrets: Sequence[obje
     what = _WORDS.get(status, "the provider failed" if status >= 500 else "the provider refused the request")
     message = f"{what} (HTTP {status}{f', {kind}' if kind else ''})"
     said = _presentable(said, sent, secrets)
-    retry_after_s = _retry_after(getattr(getattr(error, "response", None), "headers", None))
-    return ModelError(f"{message}: {said}" if said else message, status=status, retry_after_s=retry_after_s)
+    wait_s = _retry_after(getattr(getattr(error, "response", None), "headers", None))
+    return ModelError(f"{message}: {said}" if said else message, status=status, retry_after_s=wait_s)
 
 
 def _of_body(body: object) -> tuple[str, str]:
@@ -112,13 +110,5 @@ def _written(part: Any) -> list[str]:
 def _retry_after(headers: Any) -> float | None:
     if headers is None:
         return None
-    seconds: float | None = None
-    milliseconds, given = headers.get("retry-after-ms"), headers.get("retry-after")
-    try:
-        seconds = float(milliseconds) / 1000 if milliseconds is not None else float(given)
-    except (TypeError, ValueError):
-        when = email.utils.parsedate_tz(given) if isinstance(given, str) else None
-        seconds = email.utils.mktime_tz(when) - time.time() if when is not None else None
-    if seconds is None or math.isnan(seconds):
-        return None
-    return min(max(seconds, 0.0), MAX_WAIT_S)
+    exact_ms = retry_after_s(headers, name="retry-after-ms", most_s=MAX_WAIT_S * 1000)
+    return retry_after_s(headers, most_s=MAX_WAIT_S) if exact_ms is None else exact_ms / 1000

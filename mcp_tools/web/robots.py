@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.to_thread
 
+from mcp_tools.retry_after import retry_after_s
 from mcp_tools.web import urls
 from mcp_tools.web.pace import Pace
-from mcp_tools.web.retry import retry_after_s
 from mcp_tools.web.types import Refused, Unreachable, Web
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import anyio
 import pytest
 
+from mcp_tools.retry_after import retry_after_s
 from mcp_tools.web.pace import Pace
-from mcp_tools.web.retry import retry_after_s
 from mcp_tools.web.robots import Robots
 from mcp_tools.web.types import Refused, Unreachable
 from tests.web.conftest import MakeClient
@@ -160,7 +160,8 @@ NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
         ("-1", None),
         ("soon", None),
         ("", None),
-        ("1.5", None),
+        ("1.5", 1.5),
+        ("1.5.5", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(text: str, wait_s: float | None) -> None:

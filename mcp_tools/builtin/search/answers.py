@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Mapping
 from typing import Any
 
+from mcp_tools.builtin.search.turns import LONGEST_ASKED_REST_S
 from mcp_tools.builtin.search.types import Failed, Kind
+from mcp_tools.retry_after import retry_after_s
 from mcp_tools.web.types import WebResponse
-
-
-def retry_after(
-    headers: Mapping[str, str], *, now: Callable[[], float] = time.time, name: str = "retry-after"
-) -> float | None:
-    """Read a `Retry-After`, in seconds or as a date. What makes no sense counts as not said.
-
-    Source: RFC 9110, 10.2.3.
-    """
-    value = headers.get(name, "").strip()
-    if not value or len(value) > 100:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - now()
-        except (ValueError, TypeError, OverflowError):
-            return None
-        seconds = max(0.0, seconds)
-    return seconds if 0 <= seconds < math.inf else None
 
 
 def windows_reset(headers: Mapping[str, str]) -> float | None:
@@ -52,7 +30,7 @@ def refuse_status(status: int, headers: Mapping[str, str]) -> None:
     Raises:
         Failed: It is not 200.
     """
-    after = retry_after(headers)
+    after = retry_after_s(headers, most_s=LONGEST_ASKED_REST_S)
     match status:
         case 200:
             return

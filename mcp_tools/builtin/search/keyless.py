@@ -15,10 +15,11 @@ from urllib.request import getproxies_environment
 
 import anyio
 
-from mcp_tools.builtin.search.answers import refuse_status, retry_after
+from mcp_tools.builtin.search.answers import refuse_status
 from mcp_tools.builtin.search.options import SearchOptions
-from mcp_tools.builtin.search.turns import Turns
+from mcp_tools.builtin.search.turns import LONGEST_ASKED_REST_S, Turns
 from mcp_tools.builtin.search.types import Failed, Found, Hit, Kind
+from mcp_tools.retry_after import retry_after_s
 
 if TYPE_CHECKING:
     import primp
@@ -237,10 +238,10 @@ def _search(name: str, query: str, proxy: str | None, seconds: float, is_over: C
 def _refuse(connection: Connection) -> None:
     """Raise what a status means, as pages for people use it."""
     status = connection.status or 0
-    after = retry_after(connection.headers)
     if 300 <= status < 400:
         raise Failed(Kind.BLOCKED, f"sends us elsewhere ({status}) instead of showing results")
     if status in (401, 403, 418):
+        after = retry_after_s(connection.headers, most_s=LONGEST_ASKED_REST_S)
         raise Failed(Kind.BLOCKED, f"does not answer programs ({status})", retry_after_s=after)
     refuse_status(status, connection.headers)
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Final
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from mcp_tools.builtin.search.types import MAX_QUERY_CHARS, Hit
 from mcp_tools.errors import ToolError
 from mcp_tools.output.untrusted import clean
+from mcp_tools.web.types import Refused
+from mcp_tools.web.urls import parse
 
 MAX_URL_CHARS: Final = 2_000
 MAX_TITLE_CHARS: Final = 200
 MAX_SNIPPET_CHARS: Final = 500
 MAX_NOTE_CHARS: Final = 60
-_PLAIN_HOST: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?\.?", re.ASCII)
-_KEPT: Final = "!$&'()*+,;=:@/?%~-._"
 
 
 def one_line(query: str) -> str:
@@ -64,39 +63,13 @@ def tidy(hits: Iterable[Hit], most: int) -> list[dict[str, str]]:
 def safe_url(url: str) -> str | None:
     """Return an http(s) URL in ASCII, its host in punycode; None where it is none that one should follow.
 
-    User names before a host are refused, because they pass for the host.
+    It is one that `fetch_url` could be given: nothing before a host that passes for it, no spaces.
     """
     url = url.strip()
-    if not url or len(url) > MAX_URL_CHARS or "\\" in url or any(c.isspace() or c < " " for c in url):
-        return None
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
+        return str(parse(url)) if len(url) <= MAX_URL_CHARS else None
+    except Refused:
         return None
-    if parts.scheme.lower() not in ("http", "https") or "@" in parts.netloc:
-        return None
-    host = _ascii_host(parts.hostname or "")
-    if host is None:
-        return None
-    place = host if port is None else f"{host}:{port}"
-    rest = (quote(part.encode("utf-8", "replace"), safe=_KEPT) for part in (parts.path, parts.query))
-    path, query = rest
-    return urlunsplit((parts.scheme.lower(), place, path or "/", query, ""))
-
-
-def _ascii_host(host: str) -> str | None:
-    if ":" in host:
-        return f"[{host}]" if all(c in "0123456789abcdef:." for c in host) else None
-    if not host.isascii():
-        import idna
-
-        try:
-            host = idna.encode(host, uts46=True).decode()
-        except (idna.IDNAError, UnicodeError):
-            return None
-    is_short = len(host) <= 253 and all(0 < len(label) <= 63 for label in host.rstrip(".").split("."))
-    return host if is_short and _PLAIN_HOST.fullmatch(host) else None
 
 
 def _same(url: str) -> str:

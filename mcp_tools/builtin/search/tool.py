@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from mcp_tools.builtin.search.cache import Cache
+from mcp_tools.builtin.cache import Cache
 from mcp_tools.builtin.search.keyless import Keyless
 from mcp_tools.builtin.search.options import SearchOptions
 from mcp_tools.builtin.search.services import service

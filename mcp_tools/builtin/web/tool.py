@@ -7,13 +7,13 @@ from typing import Any, Final, Protocol
 
 import anyio
 
-from mcp_tools.builtin.search.cache import Cache
+from mcp_tools.builtin.cache import Cache
 from mcp_tools.builtin.web.readable import Readable, read
 from mcp_tools.errors import ToolError
 from mcp_tools.output.untrusted import clean, mark
+from mcp_tools.retry_after import retry_after_s
 from mcp_tools.types import CallContext, Decision, TextContent, ToolOutput
 from mcp_tools.web import urls
-from mcp_tools.web.retry import retry_after_s
 from mcp_tools.web.types import Refused, Web, WebError, WebResponse
 
 _ACCEPT: Final = "text/html, text/*;q=0.9, application/json, application/pdf, */*;q=0.5"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcp_tools.builtin.search.cache import Cache
+from mcp_tools.builtin.cache import Cache
 from mcp_tools.builtin.search.turns import LONGEST_ASKED_REST_S, LONGEST_REST_S, REJECTED_REST_S, Turns
 from mcp_tools.builtin.search.types import Failed, Kind
 
