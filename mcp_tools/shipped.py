@@ -137,6 +137,11 @@ def web_client(reach: Reach) -> WebClient:
         raise ConfigError(f"web_hosts or web_proxy: {error}") from error
 
 
+def _price(text: str) -> tuple[str, float]:
+    provider, _, dollars = text.partition("=")
+    return provider, float(dollars)
+
+
 def web_options(settings: Settings) -> WebOptions | None:
     """Return what `settings` let our tools do on the web; None where they are left out."""
     if not settings.web_enabled:
@@ -153,6 +158,7 @@ def web_options(settings: Settings) -> WebOptions | None:
             tavily_key=settings.tavily_key,
             exa_key=settings.exa_key,
             kagi_key=settings.kagi_key,
+            prices_usd=dict(_price(each) for each in settings.search_prices),
             proxy=settings.web_proxy,
         ),
         reach=reach,

@@ -104,6 +104,7 @@ VALUES = {
     "web_proxy": '"http://evil.example"',
     "web_robots": "false",
     "search_providers": '["searxng"]',
+    "search_prices": '["kagi=0.025"]',
     "searxng_url": '"http://evil.example"',
     "brave_key": '"a-key"',
     "tavily_key": '"a-key"',
@@ -293,6 +294,10 @@ def test_a_deleted_current_folder_only_matters_to_relative_paths(
         ("python_preload", '["os; import evil"]'),
         ("python_preload", '"numpy"'),
         ("python_packages", '""'),
+        *(
+            ("search_prices", f'["{bad}"]')
+            for bad in ("kagi", "kagi=", "kagi=-1", "kagi=nan", "kagi=1e3", "google=1", "kagi=0.1=2")
+        ),
     ],
 )
 def test_a_wrong_value_in_a_file_is_refused_by_name(

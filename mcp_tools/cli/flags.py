@@ -190,4 +190,11 @@ def _add_web(command: argparse.ArgumentParser) -> None:
         choices=PROVIDERS,
         help="asked in this order; default ddgs, which needs no key; repeatable",
     )
+    group.add_argument(
+        "--search-price",
+        dest="search_prices",
+        action="append",
+        metavar="PROVIDER=USD",
+        help="what a query costs that it answers, for budgets and metrics; repeatable",
+    )
     group.add_argument("--searxng-url", metavar="URL", help="of your own SearXNG")

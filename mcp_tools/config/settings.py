@@ -16,6 +16,7 @@ from mcp_tools.config.values import (
     path,
     path_or_url,
     paths,
+    prices,
     seconds,
     secret,
     text,
@@ -69,6 +70,7 @@ class Settings:
         web_proxy: URL of a proxy for all of it. None: none, whatever the environment says.
         web_robots: A site's robots.txt is obeyed.
         search_providers: Asked in this order until one answers.
+        search_prices: `provider=dollars` for one query that it answers; others cost nothing.
         searxng_url: Of the owner's SearXNG, for the provider `searxng`.
         brave_key, tavily_key, exa_key, kagi_key: For the providers of these names.
         audit_enabled: Each call is recorded, durably, before it runs and before it is answered.
@@ -127,6 +129,7 @@ class Settings:
     web_proxy: str | None = field(default=None, repr=False)
     web_robots: bool = True
     search_providers: tuple[str, ...] = ("ddgs",)
+    search_prices: tuple[str, ...] = ()
     searxng_url: str | None = field(default=None, repr=False)
     brave_key: str | None = field(default=None, repr=False)
     tavily_key: str | None = field(default=None, repr=False)
@@ -194,6 +197,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "web_proxy": Setting(parse=secret),
     "web_robots": Setting(parse=flag, from_project="only true"),
     "search_providers": Setting(parse=choices(*PROVIDERS)),
+    "search_prices": Setting(parse=prices(*PROVIDERS)),
     "searxng_url": Setting(parse=secret),
     "brave_key": Setting(parse=secret),
     "tavily_key": Setting(parse=secret),

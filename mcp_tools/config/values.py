@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
@@ -134,6 +135,22 @@ def choices(*allowed: str) -> Parse:
         values = texts(given)
         if not values or len(set(values)) < len(values) or not set(values) <= set(allowed):
             refuse(given, "a list of some of " + ", ".join(allowed) + ", each of them once")
+        return values
+
+    return parse
+
+
+def prices(*names: str) -> Parse:
+    def parse(given: Given) -> tuple[str, ...]:
+        values = texts(given)
+        for value in values:
+            name, equals, dollars = value.partition("=")
+            if name not in names or not equals or re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,9})?", dollars) is None:
+                refuse(
+                    given,
+                    f"prices of one query in US dollars, such as {names[-1]}=0.005; names are "
+                    + ", ".join(names),
+                )
         return values
 
     return parse

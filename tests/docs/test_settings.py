@@ -82,6 +82,7 @@ def test_a_row_says_what_the_code_does(name: str, monkeypatch: pytest.MonkeyPatc
         "web_robots": "false",
         "web_confirm": "never",
         "search_providers": "kagi",
+        "search_prices": "kagi=0.025",
     }
     value |= {"python_preload": "numpy", "python_backend": "docker"}
     settings = load_settings(environ={named: value.get(name, "/text")})

@@ -12,10 +12,12 @@ import pytest
 
 from mcp_tools.builtin.search import SearchOptions, SearchTool, register_search_tool
 from mcp_tools.builtin.search.tool import UNTRUSTED
+from mcp_tools.config.settings import Settings
 from mcp_tools.doctor.search import check_providers
 from mcp_tools.errors import ConfigError, ToolError
 from mcp_tools.executor import ToolExecutor
 from mcp_tools.registry import ToolRegistry
+from mcp_tools.shipped import web_options
 from mcp_tools.types import CallContext, ExecutionResult, ExecutionStatus, TextContent, ToolOutput
 from tests.builtin.search import servers
 from tests.builtin.search.loopback import LoopbackWeb
@@ -277,3 +279,9 @@ def test_it_works_on_trio_too(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("ddgs.engines.duckduckgo.Duckduckgo.search_url", one.url)
         provider, passed = anyio.run(main, backend="trio")
     assert provider == "exa" and passed.startswith("ddgs: blocked: duckduckgo: answered 202")
+
+
+def test_the_owners_prices_reach_the_tool() -> None:
+    options = web_options(Settings(search_prices=("kagi=0.025", "ddgs=0")))
+    assert options is not None
+    assert options.search.prices_usd == {"kagi": 0.025, "ddgs": 0.0}
