@@ -73,7 +73,7 @@ def chat(arguments: argparse.Namespace) -> int:
 
     prompt = arguments.prompt
     if prompt == "-" or (prompt is None and not (sys.stdin is not None and sys.stdin.isatty())):
-        prompt = sys.stdin.read() if sys.stdin is not None else ""
+        prompt = _read_stdin()
     if prompt is not None and not prompt.strip():
         raise ConfigError("there is no prompt: give one, or put it on stdin")
     _check_client(arguments.provider, has_url=arguments.base_url is not None)
@@ -99,11 +99,24 @@ def chat(arguments: argparse.Namespace) -> int:
         return _EXIT_CODES.get(run.stop, exits.FAILED)
 
 
+def _read_stdin() -> str:
+    try:
+        text = sys.stdin.read() if sys.stdin is not None else ""
+        text.encode()  # some locales let bytes through that are no text
+    except UnicodeError:
+        raise ConfigError("what is on stdin is no UTF-8 text, so it can be no prompt") from None
+    return text
+
+
 def _number(kind: type[float]) -> Any:
     def parse(text: str) -> float:
-        number = kind(text)
+        try:
+            number = kind(text)
+        except ValueError:
+            number = kind(0)
         if not number > 0:
-            raise argparse.ArgumentTypeError("a number over 0")
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{what} over 0, not {text!r}")
         return number
 
     return parse
@@ -143,6 +156,7 @@ class _Talk:
     messages: list[Message] = field(default_factory=list)
     dollars: float = 0.0
     tokens: int = 0
+    unpriced_tokens: int = 0
     cut_off: int = 0
     _is_in_line: bool = False
 
@@ -154,13 +168,17 @@ class _Talk:
         run: AgentRun = anyio.run(self._run_until_interrupted, given)
         self.messages = run.messages
         self.cut_off += not run.is_usage_whole
+        tokens = run.usage.input_tokens + run.usage.output_tokens
         self.dollars += run.usage.cost_usd
-        self.tokens += run.usage.input_tokens + run.usage.output_tokens
+        self.tokens += tokens
+        self.unpriced_tokens += tokens if run.usage.cost_usd == 0 else 0
         return run
 
     def cost(self) -> str:
         """Say what was used."""
-        dollars = f"{self.dollars:.4f} USD" if self.dollars or not self.tokens else "an unknown price"
+        dollars = f"{self.dollars:.4f} USD"
+        if self.unpriced_tokens:
+            dollars += f" without {self.unpriced_tokens:,} of them, whose price is not known"
         more = f", and what {self.cut_off} cut off used, which is not known" if self.cut_off else ""
         return f"{self.tokens:,} tokens, {dollars}{more}"
 

@@ -187,3 +187,20 @@ def test_nothing_to_answer_is_a_wrong_use(tmp_path: Path) -> None:
     done = run(tmp_path, ANTHROPIC_API_KEY=KEY)
     assert done.returncode == 2
     assert "no prompt" in done.stderr
+
+
+def test_a_prompt_that_is_no_text_and_a_limit_that_is_no_number_are_wrong_uses(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(),
+        input=b"\xff\xfe\x00",
+        env=environ(tmp_path, ANTHROPIC_API_KEY=KEY, PYTHONUTF8="1"),
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"no UTF-8 text" in done.stderr
+    wrong = run(tmp_path, "--max-steps", "x", "Go on.")
+    assert wrong.returncode == 2
+    assert "a whole number over 0, not 'x'" in wrong.stderr
