@@ -77,6 +77,11 @@ def parse(text: str) -> Url:
     return Url(scheme=scheme, host=host, port=port, target=target, address=address)
 
 
+def spellings(url: Url) -> tuple[str, ...]:
+    """Return how rules may name a page: its URL, its host and port, its host."""
+    return tuple(dict.fromkeys((str(url), url.netloc, url.host)))
+
+
 def join(base: Url, location: str) -> Url:
     """Read where a redirect leads.
 

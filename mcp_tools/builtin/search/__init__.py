@@ -4,6 +4,5 @@ from __future__ import annotations
 
 from mcp_tools.builtin.search.options import SearchOptions
 from mcp_tools.builtin.search.register import register_search_tool
-from mcp_tools.builtin.search.tool import SearchTool
 
-__all__ = ["SearchOptions", "SearchTool", "register_search_tool"]
+__all__ = ["SearchOptions", "register_search_tool"]

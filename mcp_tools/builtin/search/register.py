@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import Field
 
+from mcp_tools.builtin.late import Late
 from mcp_tools.builtin.search.options import SearchOptions
-from mcp_tools.builtin.search.tool import RESULT_SCHEMA, SearchTool
 from mcp_tools.builtin.search.types import MAX_RESULTS
 from mcp_tools.registry import ToolRegistry
 from mcp_tools.types import CallContext, ToolAnnotations, ToolOutput
 from mcp_tools.web.types import Web
 
+if TYPE_CHECKING:
+    from mcp_tools.builtin.search.tool import SearchTool
+
 TAG: Final = "search"
 TIMEOUT_S: Final = 15.0
+RESULT_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "results": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "title": {"type": "string"},
+                    "url": {"type": "string", "description": "http or https; names in punycode."},
+                    "snippet": {"type": "string"},
+                    "date": {"type": "string", "description": "When it was published, as the provider says."},
+                    "source": {
+                        "type": "string",
+                        "description": "Who published it, or which engine found it.",
+                    },
+                },
+                "required": ["title", "url", "snippet"],
+            },
+        },
+        "provider": {"type": "string", "description": "Who found them."},
+        "passed_over": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Providers that were asked before and did not answer, with the reason.",
+        },
+        "note": {"type": "string"},
+    },
+    "required": ["results", "provider", "passed_over", "note"],
+}
 
 
-def register_search_tool(registry: ToolRegistry, options: SearchOptions, web: Web) -> SearchTool:
+def register_search_tool(registry: ToolRegistry, options: SearchOptions, web: Web) -> Late[SearchTool]:
     """Register `search_web`. Asks nobody, and loads no search library yet.
 
     Args:
@@ -29,7 +62,13 @@ def register_search_tool(registry: ToolRegistry, options: SearchOptions, web: We
         RegistrationError: The name is taken.
     """
     options.check()
-    tool = SearchTool(options, web)
+
+    def make() -> SearchTool:
+        from mcp_tools.builtin.search.tool import SearchTool
+
+        return SearchTool(options, web)
+
+    tool = Late(make)
 
     async def search_web(
         query: Annotated[str, Field(min_length=1, max_length=2_000)],
@@ -46,7 +85,7 @@ def register_search_tool(registry: ToolRegistry, options: SearchOptions, web: We
             query: A few key words, at most 400 characters.
             max_results: There may be fewer.
         """
-        return await tool.search(query, max_results, context)
+        return await tool.get().search(query, max_results, context)
 
     registry.register(
         title="Search the web",

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from mcp_tools.builtin.web.register import register_web_tool
-from mcp_tools.builtin.web.tool import FetchOptions, FetchTool
+from mcp_tools.builtin.web.types import FetchOptions
 
-__all__ = ["FetchOptions", "FetchTool", "register_web_tool"]
+__all__ = ["FetchOptions", "register_web_tool"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import Field
 
-from mcp_tools.builtin.web.tool import FetchOptions, FetchTool, RobotsRules, spellings
+from mcp_tools.builtin.late import Late
+from mcp_tools.builtin.web.types import FetchOptions, RobotsRules
 from mcp_tools.errors import ToolError
 from mcp_tools.registry import ToolRegistry
 from mcp_tools.types import CallContext, Subject, ToolAnnotations, ToolOutput
 from mcp_tools.web import urls
 from mcp_tools.web.types import Refused, Web
+
+if TYPE_CHECKING:
+    from mcp_tools.builtin.web.tool import FetchTool
 
 TIMEOUT_S: Final = 40.0
 MAX_INDEX: Final = 10_000_000
@@ -34,13 +38,19 @@ RESULT_SCHEMA: Final[dict[str, Any]] = {
 
 def register_web_tool(
     registry: ToolRegistry, web: Web, robots: RobotsRules | None, options: FetchOptions
-) -> FetchTool:
+) -> Late[FetchTool]:
     """Register `fetch_url`. Asks nobody yet; `web` stays the caller's. Close the tool at the end."""
-    tool = FetchTool(web, robots, options)
+
+    def make() -> FetchTool:
+        from mcp_tools.builtin.web.tool import FetchTool
+
+        return FetchTool(web, robots, options)
+
+    tool = Late(make)
 
     def subjects(url: str, **_others: Any) -> list[Subject]:
         try:
-            return [spellings(urls.parse(url))]
+            return [urls.spellings(urls.parse(url))]
         except Refused as error:
             raise ToolError(str(error)) from None
 
@@ -63,7 +73,7 @@ def register_web_tool(
             start_index: Where to begin; an answer says where the next part begins.
             raw: The source instead of Markdown.
         """
-        return await tool.fetch(url, max_length, start_index, raw, context)
+        return await tool.get().fetch(url, max_length, start_index, raw, context)
 
     registry.register(
         title="Fetch a page",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import anyio
 
 from mcp_tools.builtin.cache import Cache
 from mcp_tools.builtin.web.readable import Readable, read
+from mcp_tools.builtin.web.types import FetchOptions, RobotsRules
 from mcp_tools.errors import ToolError
 from mcp_tools.output.untrusted import clean, mark
 from mcp_tools.retry_after import retry_after_s
@@ -22,41 +23,12 @@ _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TOTAL_S: Final = 25.0
 
 
-class RobotsRules(Protocol):
-    """Says whether a site lets a page be fetched."""
-
-    async def check(self, url: str) -> None:
-        """Raise `Refused` if it does not."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchOptions:
-    """How `fetch_url` behaves.
-
-    Args:
-        confirms: It asks where no rule says otherwise.
-        robots_for_asked: robots.txt is obeyed also where a person said yes to the call.
-        cache_s, cache_entries: How long, and how many pages are kept for the next part.
-    """
-
-    confirms: bool = False
-    robots_for_asked: bool = True
-    cache_s: float = 300.0
-    cache_entries: int = 8
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Page:
     url: str
     content_type: str
     redirects: tuple[str, ...]
     content: Readable
-
-
-def spellings(url: urls.Url) -> tuple[str, ...]:
-    """Return how rules may name a page: its URL, its host and port, its host."""
-    return tuple(dict.fromkeys((str(url), url.netloc, url.host)))
 
 
 class FetchTool:
@@ -134,7 +106,7 @@ class FetchTool:
 
 
 def _permit(url: urls.Url, context: CallContext, *, asked_for: urls.Url) -> None:
-    names = spellings(url)
+    names = urls.spellings(url)
     is_permitted = context.permits(names)
     if context.asked and url.host != asked_for.host:
         # The person said yes to another host.

@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_tools.builtin.search import SearchOptions, SearchTool, register_search_tool
-from mcp_tools.builtin.search.tool import UNTRUSTED
+from mcp_tools.builtin.search import SearchOptions, register_search_tool
+from mcp_tools.builtin.search.tool import UNTRUSTED, SearchTool
 from mcp_tools.config.settings import Settings
 from mcp_tools.doctor.search import check_providers
 from mcp_tools.errors import ConfigError, ToolError
@@ -238,7 +238,8 @@ def test_registering_loads_no_search_library() -> None:
         "registry = ToolRegistry()\n"
         "register_search_tool(registry, SearchOptions(), None)\n"
         "assert registry.list_tools(tag='search')\n"
-        "print([name for name in ('ddgs', 'primp', 'httpx2', 'lxml') if name in sys.modules])"
+        "late = ('ddgs', 'primp', 'httpx2', 'lxml', 'mcp_tools.builtin.search.tool')\n"
+        "print([name for name in late if name in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False

@@ -1,0 +1,30 @@
+"""How `fetch_url` behaves, and what it asks of robots.txt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class RobotsRules(Protocol):
+    """Says whether a site lets a page be fetched."""
+
+    async def check(self, url: str) -> None:
+        """Raise `Refused` if it does not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchOptions:
+    """How `fetch_url` behaves.
+
+    Args:
+        confirms: It asks where no rule says otherwise.
+        robots_for_asked: robots.txt is obeyed also where a person said yes to the call.
+        cache_s, cache_entries: How long, and how many pages are kept for the next part.
+    """
+
+    confirms: bool = False
+    robots_for_asked: bool = True
+    cache_s: float = 300.0
+    cache_entries: int = 8
