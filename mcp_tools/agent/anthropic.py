@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import anyio.to_thread
-
+from mcp_tools.agent.answers import usage_of
 from mcp_tools.agent.anthropic_blocks import StreamedAnswer, answer_blocks, calls_in, result_block
 from mcp_tools.agent.failures import model_error
 from mcp_tools.agent.types import Api, Message, ModelError, OnText, Turn
-from mcp_tools.observe.cost import cost_of
 from mcp_tools.types import ExecutionResult, Tool, Usage
 
 MAX_TOKENS_WHOLE: Final = 16_000
 """The SDK refuses to wait for a longer answer that is not streamed."""
-CACHE_WRITE_PREMIUM: Final = 0.25
 _CACHED: Final = {"type": "ephemeral"}
 _CUT: Final = frozenset({"max_tokens", "model_context_window_exceeded"})
 
@@ -71,15 +67,15 @@ class AnthropicMessages:
             problem = error
         except Warning:  # where a program makes warnings errors, ours to let through
             raise
-        except TypeError as error:
-            if "authentication" not in str(error):
-                raise
-            problem = ModelError(
-                "there is no key for Anthropic: set ANTHROPIC_API_KEY, or give a client that has one"
-            )
         except Exception as error:
+            if isinstance(error, TypeError) and "unexpected keyword" in str(error):
+                raise  # an option that the SDK does not know
             secrets = [getattr(self._client, name, None) for name in ("api_key", "auth_token")]
             problem = model_error(error, sent=[list(messages), system], secrets=secrets)
+            if isinstance(error, TypeError) and "authentication" in str(error):
+                problem = ModelError(
+                    "there is no key for Anthropic: set ANTHROPIC_API_KEY, or give a client that has one"
+                )
         # Outside of the handlers: the SDK's error holds the request, with the prompt and the key in it.
         raise problem
 
@@ -120,35 +116,31 @@ class AnthropicMessages:
 
     async def _turn(self, answer: Mapping[str, Any], messages: Sequence[Message], *, asked: str) -> Turn:
         stop = answer.get("stop_reason")
+        stop = stop if isinstance(stop, str) else None
         calls, blocks = calls_in(answer["content"], messages, stop=stop)
         kept = answer_blocks(blocks, stop=stop)
         model = str(answer.get("model") or asked)
         return Turn(
-            texts=tuple(block["text"] for block in blocks if block.get("type") == "text" and block["text"]),
+            texts=tuple(block["text"] for block in blocks if block["type"] == "text" and block["text"]),
             calls=tuple(calls),
             messages=({"role": "assistant", "content": kept},) if kept else (),
             stop=stop,
             is_cut=stop in _CUT,
             model=model,
-            usage=await _usage(answer.get("usage") or {}, names=(model, asked)),
+            usage=await _usage(answer.get("usage"), names=(model, asked)),
         )
 
 
-async def _usage(counted: Mapping[str, Any], names: tuple[str, str]) -> Usage:
-    fields = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
-    new, written, read, output = (max(0, int(counted.get(field) or 0)) for field in fields)
-    # What is written to the cache costs a quarter more than what is only read; the price table is asked as if
-    # there were so many tokens more.
-    priced = new + written + math.ceil(written * CACHE_WRITE_PREMIUM) + read
-    price = None
-    for name in dict.fromkeys(names):
-        price = price if price is not None else await _price(name, priced, output, read)
-    return Usage(cost_usd=price or 0.0, input_tokens=new + written + read, output_tokens=output)
-
-
-async def _price(model: str, input_tokens: int, output_tokens: int, cached_tokens: int) -> float | None:
-    # In a thread: the first call reads the price table.
-    return await anyio.to_thread.run_sync(cost_of, model, input_tokens, output_tokens, cached_tokens)
+async def _usage(counted: object, names: tuple[str, str]) -> Usage | None:
+    if not isinstance(counted, Mapping):
+        return None
+    fields = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+    parts = [counted.get(field) or 0 for field in fields]
+    if not all(isinstance(part, int | float) and part >= 0 for part in parts):
+        return None
+    new, written, read = parts
+    received = counted.get("output_tokens")
+    return await usage_of(new + written + read, received, cached=read, written=written, names=names)
 
 
 def _has_marks(messages: Sequence[Message]) -> bool:

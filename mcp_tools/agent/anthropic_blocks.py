@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from mcp_tools.agent.answers import (
+    BROKEN_OFF,
+    Room,
+    call_from,
+    encodable_data,
+    fresh_id,
+    observed,
+    picture_type,
+    sendable_name,
+)
 from mcp_tools.agent.calls import RUN
 from mcp_tools.agent.types import BadCall, Message, ModelError, OnText
 from mcp_tools.calling import tell
@@ -20,15 +28,10 @@ MAX_IMAGE_CHARS: Final = 5 * 1024 * 1024
 """Of one image in base64; the API refuses the whole request for a larger one."""
 MAX_IMAGES: Final = 20
 """Of one result. The API bounds them by request, and a history holds many results."""
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _THINKING: Final = frozenset({"thinking", "redacted_thinking"})
-_STARTS: Final = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-)
+_OURS: Final = frozenset({"tool_result", "image", "document"})
+"""What only a person's messages may hold."""
 
 
 class StreamedAnswer:
@@ -41,20 +44,23 @@ class StreamedAnswer:
     def __init__(self) -> None:
         self._message: dict[str, Any] | None = None
         self._blocks: dict[int, Block] = {}
-        self._json: dict[int, list[str]] = {}
+        self._pieces: dict[tuple[int, str], list[str]] = {}
+        self._room = Room()
         self._is_complete = False
 
     async def add(self, event: Mapping[str, Any], on_text: OnText | None) -> None:
         """Take the next event. One of a kind that is not known changes nothing."""
         match event.get("type"):
-            case "message_start":
+            case "message_start" if self._message is None:
                 self._message = dict(event["message"])
-            case "content_block_start":
+            case "content_block_start" if event["index"] not in self._blocks:
                 self._blocks[event["index"]] = dict(event["content_block"])
+            case "message_start" | "content_block_start":
+                raise ModelError("the answer could not be read: it begins twice")
             case "content_block_delta":
                 await self._delta(event["index"], event["delta"], on_text)
             case "content_block_stop":
-                self._close(event["index"])
+                self._close()
             case "message_delta" if self._message is not None:
                 self._message |= {k: v for k, v in event["delta"].items() if v is not None}
                 counted = {k: v for k, v in (event.get("usage") or {}).items() if v is not None}
@@ -69,31 +75,40 @@ class StreamedAnswer:
             ModelError: The stream ended before it.
         """
         if self._message is None or not self._is_complete:
-            raise ModelError("the answer broke off in the middle of its stream; the request can be repeated")
-        for index in list(self._json):  # of an answer that was cut off there is no stop for its last block
-            self._close(index)
+            raise ModelError(BROKEN_OFF)
+        self._close()  # of an answer that was cut off there is no stop for its last block
         return {**self._message, "content": [self._blocks[index] for index in sorted(self._blocks)]}
 
     async def _delta(self, index: int, delta: Mapping[str, Any], on_text: OnText | None) -> None:
         block = self._blocks[index]
         match delta.get("type"):
             case "text_delta":
-                block["text"] = block.get("text", "") + delta["text"]
-                if delta["text"]:
-                    await tell(on_text, delta["text"], unaffected=RUN)
+                if piece := self._take(index, "text", delta["text"]):
+                    await tell(on_text, piece, unaffected=RUN)
             case "input_json_delta":
-                self._json.setdefault(index, []).append(delta["partial_json"])
+                self._take(index, "input", delta["partial_json"])
             case "thinking_delta":
-                block["thinking"] = block.get("thinking", "") + delta["thinking"]
+                self._take(index, "thinking", delta["thinking"])
             case "signature_delta":
-                block["signature"] = delta["signature"]
+                block["signature"] = self._room.take(delta["signature"])
             case "citations_delta":
                 block["citations"] = [*(block.get("citations") or []), delta["citation"]]
 
-    def _close(self, index: int) -> None:
-        text = "".join(self._json.pop(index, []))
-        if text:
-            self._blocks[index]["input"] = _read(text)
+    def _take(self, index: int, field: str, piece: object) -> str:
+        text = self._room.take(piece)
+        self._pieces.setdefault((index, field), []).append(text)
+        return text
+
+    def _close(self) -> None:
+        """Put together what came in pieces. Arguments stay text until a call is made of them."""
+        for (index, field), pieces in self._pieces.items():
+            text = "".join(pieces)
+            block = self._blocks[index]
+            if field != "input":
+                block[field] = block.get(field, "") + text
+            elif text:
+                block[field] = text
+        self._pieces.clear()
 
 
 def calls_in(
@@ -106,7 +121,7 @@ def calls_in(
     """
     contents = [message.get("content") for message in messages]
     used = {
-        block.get("id")
+        str(block.get("id"))
         for content in contents
         if isinstance(content, list)
         for block in content
@@ -115,19 +130,36 @@ def calls_in(
     calls: list[ToolCall | BadCall] = []
     sendable = []
     for given in blocks:
-        block = _encodable(given)
-        if block.get("type") == "tool_use":
-            block = dict(block)
-            if block["id"] in used or not _ID.fullmatch(str(block["id"])):
-                block["id"] = f"toolu_{secrets.token_hex(12)}"
-            used.add(block["id"])
-            call = _call(block, stop)
+        if not _is_taken_back(given):
+            continue
+        block = encodable_data(given)
+        if block["type"] == "tool_use":
+            call_id = fresh_id(block.get("id"), used, allowed=_ID, prefix="toolu")
+            name = str(block.get("name", ""))
+            call = call_from(call_id, name, block.get("input"), is_refusal=stop == "refusal")
             calls.append(call)
-            block["input"] = call.arguments if isinstance(call, ToolCall) else {}
-        elif isinstance(block.get("input"), _Unreadable):
-            block = {**block, "input": {}}
+            arguments = call.arguments if isinstance(call, ToolCall) else {}
+            block = {**block, "id": call_id, "name": sendable_name(name), "input": arguments}
+        elif isinstance(block.get("input"), str):  # of a tool of the API's own
+            read = call_from("", "", block["input"], is_refusal=False)
+            block = {**block, "input": read.arguments if isinstance(read, ToolCall) else {}}
         sendable.append(block)
     return calls, sendable
+
+
+def _is_taken_back(block: object) -> bool:
+    """Whether the API takes a block of this form in a history; those of a kind that is not known it may."""
+    if not isinstance(block, dict) or not isinstance(block.get("type"), str):
+        return False
+    match block["type"]:
+        case "text":
+            return isinstance(block.get("text"), str)
+        case "thinking":
+            return bool(block.get("signature"))
+        case "redacted_thinking":
+            return bool(block.get("data"))
+        case kind:
+            return kind not in _OURS
 
 
 def answer_blocks(blocks: Sequence[Block], *, stop: str | None) -> list[Block]:
@@ -138,12 +170,12 @@ def answer_blocks(blocks: Sequence[Block], *, stop: str | None) -> list[Block]:
     kept = [
         block
         for block in blocks
-        if not (block.get("type") == "text" and not block.get("text", "").strip())
+        if not (block["type"] == "text" and not block["text"].strip())
         and not (
-            block.get("type") == "server_tool_use" and stop != "pause_turn" and block["id"] not in answered
+            block["type"] == "server_tool_use" and stop != "pause_turn" and block.get("id") not in answered
         )
     ]
-    while kept and kept[-1].get("type") in _THINKING:
+    while kept and kept[-1]["type"] in _THINKING:
         kept.pop()
     return kept
 
@@ -152,11 +184,11 @@ def result_block(call_id: str, result: ExecutionResult | None) -> Block:
     """Render what became of one call; a failure is flagged."""
     block: Block = {"type": "tool_result", "tool_use_id": call_id}
     if result is None:
-        return {**block, "content": "Error (cancelled): not run", "is_error": True}
+        return {**block, "content": observed(None), "is_error": True}
     value = result.result
     if result.is_success and isinstance(value, ToolOutput) and any(_image(piece) for piece in value.content):
         return {**block, "content": _pieces(value), "is_error": False}
-    return {**block, "content": result.to_observation(), "is_error": not result.is_success}
+    return {**block, "content": observed(result), "is_error": not result.is_success}
 
 
 def _pieces(output: ToolOutput) -> list[Block]:
@@ -182,49 +214,8 @@ def _image(piece: Content) -> Block | None:
     """Return an image as the API takes it, or None where it would refuse the request for it."""
     if not isinstance(piece, MediaContent):
         return None
-    # By its bytes: one that is not what it is said to be is refused, and with it the whole history.
-    media_type = next((name for start, name in _STARTS if piece.data.startswith(start)), None)
-    if piece.data[:4] == b"RIFF" and piece.data[8:12] == b"WEBP":
-        media_type = "image/webp"
+    media_type = picture_type(piece.data)
     if media_type is None or len(piece.data) > MAX_IMAGE_CHARS * 3 // 4:
         return None
     data = base64.b64encode(piece.data).decode()
     return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
-
-
-def _call(block: Block, stop: str | None) -> ToolCall | BadCall:
-    name, arguments = str(block.get("name", "")), block.get("input")
-    if stop == "refusal":
-        return BadCall(id=block["id"], name=name, problem="not run: the answer was broken off by a refusal")
-    if isinstance(arguments, dict):
-        return ToolCall(id=block["id"], name=name, arguments=arguments)
-    if isinstance(arguments, _Unreadable):
-        problem = f"the arguments are no valid JSON ({arguments}); send an object with the tool's fields"
-    else:
-        problem = "the arguments are no JSON object; send one with the tool's fields, such as {}"
-    return BadCall(id=block["id"], name=name, problem=problem)
-
-
-class _Unreadable(str):
-    """In the place of arguments that cannot be read: why."""
-
-    __slots__ = ()
-
-
-def _read(text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_no_number)
-    except ValueError as error:
-        return _Unreadable(getattr(error, "msg", "NaN and Infinity are no JSON"))
-    except RecursionError:
-        return _Unreadable("it is nested too deeply")
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(name)
-
-
-def _encodable(block: Block) -> Block:
-    """Replace what no request can be encoded with; an answer can name half a character by an escape."""
-    text = json.dumps(block, ensure_ascii=False, default=str)
-    return dict(json.loads(_SURROGATE.sub("\ufffd", text))) if _SURROGATE.search(text) else block

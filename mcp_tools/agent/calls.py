@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
+
+import anyio
 
 from mcp_tools.agent.types import BadCall, Confirm, OnCall, OnProgress, OnResult, Turn
 from mcp_tools.batch import AsyncToolExecutor, StreamingToolExecutor
@@ -75,8 +77,11 @@ class Calls:
         self._started: set[str] = set()
         self.results: dict[str, ExecutionResult] = {}
 
-    async def run(self) -> None:
+    async def run(self, is_enough: Callable[[ExecutionResult], bool] | None = None) -> None:
         """Run them: safe ones at once, those that need a yes one after another.
+
+        Args:
+            is_enough: Asked of each result. Once it says so, what runs is cancelled and nothing more starts.
 
         Cancelling it cancels what runs; `results` then holds what had ended, and `withdraw` answers the rest.
         """
@@ -96,13 +101,20 @@ class Calls:
         batch = StreamingToolExecutor(
             self._tools.executor, self._tools.async_executor.max_concurrent, confirm=self._confirm
         )
-        await batch.execute_with_streaming(
-            list(good.values()),
-            on_start=self._call_started,
-            on_complete=self._call_ended,
-            on_progress=self._on_progress,
-            context=self._context,
-        )
+        with anyio.CancelScope() as scope:
+
+            async def call_ended(call: ToolCall, result: ExecutionResult) -> None:
+                await self._call_ended(call, result)
+                if is_enough is not None and is_enough(result):
+                    scope.cancel()
+
+            await batch.execute_with_streaming(
+                list(good.values()),
+                on_start=self._call_started,
+                on_complete=call_ended,
+                on_progress=self._on_progress,
+                context=self._context,
+            )
 
     def withdraw(self, why: str) -> list[ToolCall]:
         """Answer each call that has no answer yet: it was stopped, or never started.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import anyio
@@ -140,6 +141,7 @@ class _Run:
         self.limits = limits
         self.error: ModelError | None = None
         self.is_answering = False
+        self._is_counted = True
         self._name = name
         self._text = ""
         self._steps = 0
@@ -166,8 +168,7 @@ class _Run:
     async def take(self, turn: Turn, calls: Calls | None) -> _Stop | None:
         """Add a turn, run its calls, and say whether the run ends with it."""
         self._steps += 1
-        self._asked += turn.usage
-        self._asked += await self._missing_price(turn)
+        self._asked += await self._usage(turn)
         is_paused = turn.stop == "pause_turn" and bool(turn.messages)
         if turn.text.strip():
             self._text = turn.text
@@ -197,8 +198,15 @@ class _Run:
         if (stop := self._spent()) is not None:
             await self.close(stop[1])
             return stop
-        await calls.run()
-        await self.close("it was not run")
+        calls_usd = 0.0
+
+        def is_enough(result: ExecutionResult) -> bool:
+            nonlocal calls_usd
+            calls_usd += result.usage.cost_usd if result.usage is not None else 0.0
+            return self.limits.cost_usd is not None and self._cost_usd() + calls_usd >= self.limits.cost_usd
+
+        await calls.run(is_enough)
+        await self.close("the limit of the run's cost was reached")
         if turn.stop == "refusal":
             return _finished(turn)
         return self._going_round(turn, calls) or self._limit()
@@ -231,7 +239,7 @@ class _Run:
             detail=detail,
             steps=self._steps,
             usage=self._asked + self._used,
-            is_usage_whole=not self.is_answering,
+            is_usage_whole=self._is_counted and not self.is_answering,
             results=tuple(self._results),
             error=self.error,
         )
@@ -256,24 +264,34 @@ class _Run:
         return self._spent()
 
     def _spent(self) -> _Stop | None:
+        if not self._is_counted and (self.limits.tokens is not None or self.limits.cost_usd is not None):
+            stop = StopReason.TOKENS if self.limits.tokens is not None else StopReason.COST
+            return stop, "the provider did not say what its answer used, so the limit cannot be kept"
         tokens = self._asked.input_tokens + self._asked.output_tokens
         if self.limits.tokens is not None and tokens >= self.limits.tokens:
             return (
                 StopReason.TOKENS,
                 f"the run has used {tokens:,} tokens; its limit is {self.limits.tokens:,}",
             )
-        cost_usd = self._asked.cost_usd + self._used.cost_usd
+        cost_usd = self._cost_usd()
         if self.limits.cost_usd is not None and cost_usd >= self.limits.cost_usd:
             detail = f"the run has cost {cost_usd:.4f} US dollars; its limit is {self.limits.cost_usd:g}"
             return StopReason.COST, detail
         return None
 
-    async def _missing_price(self, turn: Turn) -> Usage:
-        if self.limits.cost_usd is None or turn.usage.cost_usd > 0:
+    def _cost_usd(self) -> float:
+        return self._asked.cost_usd + self._used.cost_usd
+
+    async def _usage(self, turn: Turn) -> Usage:
+        usage = turn.usage
+        if usage is None:
+            self._is_counted = False
             return Usage()
+        if self.limits.cost_usd is None or usage.cost_usd > 0:
+            return usage
         # The model that answered may have a name of its own without a price; the limit must hold then too.
-        price = await _price(self._name, turn.usage.input_tokens, turn.usage.output_tokens)
-        return Usage(cost_usd=price or 0.0)
+        price = await _price(self._name, usage.input_tokens, usage.output_tokens)
+        return replace(usage, cost_usd=price or 0.0)
 
 
 def _seen(result: ExecutionResult) -> tuple[object, ...]:

@@ -6,18 +6,20 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from mcp_tools.agent.calls import RUN
-from mcp_tools.agent.openai_chat import OpenAIChat
-from mcp_tools.agent.openai_common import (
+from mcp_tools.agent.answers import (
     BROKEN_OFF,
-    Told,
+    Room,
     call_from,
     encodable_data,
     fresh_id,
-    guarded,
-    own_options,
+    observed,
+    picture_type,
+    sendable_name,
     usage_of,
 )
+from mcp_tools.agent.calls import RUN
+from mcp_tools.agent.openai_chat import OpenAIChat
+from mcp_tools.agent.openai_common import ID, Told, guarded, own_options
 from mcp_tools.agent.types import Api, BadCall, Message, Model, ModelError, OnText, Turn
 from mcp_tools.calling import tell
 from mcp_tools.output.plain import encodable, to_json
@@ -30,12 +32,6 @@ MAX_IMAGES: Final = 20
 """Of one result."""
 _REASONING: Final = "reasoning.encrypted_content"
 _TAKEN: Final = ("model", "input", "instructions", "tools", "max_output_tokens", "stream", "store", "include")
-_STARTS: Final = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-)
 
 
 class OpenAIResponses:
@@ -114,14 +110,17 @@ class OpenAIResponses:
             return dict(whole.to_dict(mode="python", warnings=False))
         items: dict[int, dict[str, Any]] = {}
         last: dict[str, Any] | None = None
+        room = Room()
         events = await self._client.responses.create(**request, stream=True)
         async with events:
             async for raw in events:
                 event = raw.to_dict(mode="python", warnings=False)
                 match event.get("type"):
                     case "response.output_text.delta" | "response.refusal.delta":
-                        if event["delta"]:
-                            await tell(on_text, event["delta"], unaffected=RUN)
+                        if piece := room.take(event["delta"]):
+                            await tell(on_text, piece, unaffected=RUN)
+                    case "response.function_call_arguments.delta" | "response.reasoning_summary_text.delta":
+                        room.take(event["delta"])
                     case "response.output_item.done":
                         items[event["output_index"]] = event["item"]
                     case "response.completed" | "response.incomplete" | "response.failed":
@@ -134,14 +133,12 @@ class OpenAIResponses:
         return {**last, "output": last.get("output") or [items[index] for index in sorted(items)]}
 
     def _output(self, result: ExecutionResult | None) -> str | list[dict[str, Any]]:
-        if result is None:
-            return "Error (cancelled): not run"
-        value = result.result
-        if self._images and result.is_success and isinstance(value, ToolOutput):
+        value = result.result if result is not None and result.is_success else None
+        if self._images and isinstance(value, ToolOutput):
             pieces = _pieces(value)
             if any(piece["type"] == "input_image" for piece in pieces):
                 return pieces
-        return result.to_observation()
+        return observed(result)
 
 
 def model_for(client: Any, api: Api | None = None) -> Model:
@@ -187,15 +184,16 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
     for item in output:
         if item.get("type") == "function_call":
             call = call_from(
-                fresh_id(item.get("call_id"), used),
+                fresh_id(item.get("call_id"), used, allowed=ID, prefix="call"),
                 str(item.get("name", "")),
-                item.get("arguments"),
+                item.get("arguments") or "{}",
                 is_refusal=is_refusal or reason == "content_filter",
             )
             calls.append(call)
             # What cannot be read is sent back as an empty object; its answer says what was wrong.
             readable = item.get("arguments") if isinstance(call, ToolCall) else None
-            kept.append({**item, "call_id": call.id, "arguments": readable or "{}"})
+            name = sendable_name(call.name)
+            kept.append({**item, "call_id": call.id, "name": name, "arguments": readable or "{}"})
         # Without its content a thought is only an id, which the provider has not stored.
         elif item.get("type") != "reasoning" or item.get("encrypted_content"):
             kept.append(item)
@@ -214,7 +212,10 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
         is_cut=reason == "max_output_tokens",
         model=model,
         usage=await usage_of(
-            counted.get("input_tokens"), counted.get("output_tokens"), cached, names=(model, asked)
+            counted.get("input_tokens"),
+            counted.get("output_tokens"),
+            cached=cached,
+            names=(model, asked),
         ),
     )
 
@@ -241,8 +242,5 @@ def _text(text: str) -> dict[str, Any]:
 def _data_url(piece: Content) -> str | None:
     if not isinstance(piece, MediaContent) or len(piece.data) > MAX_IMAGE_BYTES:
         return None
-    # By its bytes: one that is not what it is said to be is refused, and with it the whole history.
-    media_type = next((name for start, name in _STARTS if piece.data.startswith(start)), None)
-    if piece.data[:4] == b"RIFF" and piece.data[8:12] == b"WEBP":
-        media_type = "image/webp"
+    media_type = picture_type(piece.data)
     return f"data:{media_type};base64,{base64.b64encode(piece.data).decode()}" if media_type else None

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
-from mcp_tools.agent.calls import RUN
-from mcp_tools.agent.openai_common import (
+from mcp_tools.agent.answers import (
     BROKEN_OFF,
+    Room,
     call_from,
     encodable_data,
     fresh_id,
-    guarded,
-    is_refused,
-    own_options,
+    observed,
+    sendable_name,
     usage_of,
 )
+from mcp_tools.agent.calls import RUN
+from mcp_tools.agent.openai_common import ID, guarded, is_refused, own_options
 from mcp_tools.agent.types import Api, BadCall, Message, ModelError, OnText, Turn
 from mcp_tools.calling import tell
 from mcp_tools.types import ExecutionResult, Tool, ToolCall
@@ -78,8 +79,7 @@ class OpenAIChat:
         """
         seen: dict[str, Message] = {}
         for call in turn.calls:
-            result = results.get(call.id)
-            content = result.to_observation() if result is not None else "Error (cancelled): not run"
+            content = observed(results.get(call.id))
             seen.setdefault(call.id, {"role": "tool", "tool_call_id": call.id, "content": content})
         return tuple(seen.values())
 
@@ -121,6 +121,7 @@ class _StreamedAnswer:
     """An answer as it comes in chunks; what has no reason to end is no answer."""
 
     def __init__(self) -> None:
+        self._room = Room()
         self._texts: dict[str, list[str]] = {}
         self._calls: list[dict[str, Any]] = []
         self._at: dict[int, dict[str, Any]] = {}
@@ -136,7 +137,7 @@ class _StreamedAnswer:
             delta = choice.get("delta") or {}
             for field in ("content", "refusal", "reasoning_content"):
                 if delta.get(field):
-                    self._texts.setdefault(field, []).append(delta[field])
+                    self._texts.setdefault(field, []).append(self._room.take(delta[field]))
                     if field != "reasoning_content":
                         await tell(on_text, delta[field], unaffected=RUN)
             for piece in delta.get("tool_calls") or ():
@@ -166,7 +167,7 @@ class _StreamedAnswer:
             self._calls.append(call)
         call["id"] = call["id"] or given
         call["name"] = call["name"] or function.get("name") or ""
-        call["pieces"].append(function.get("arguments") or "")
+        call["pieces"].append(self._room.take(function.get("arguments") or ""))
 
 
 async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked: str) -> Turn:
@@ -183,11 +184,13 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
         function = given.get("function") or {}
         name, arguments = str(function.get("name") or ""), function.get("arguments")
         is_refusal = bool(refusal) or reason == "content_filter"
-        call = call_from(fresh_id(given.get("id"), used), name, arguments, is_refusal=is_refusal)
+        call_id = fresh_id(given.get("id"), used, allowed=ID, prefix="call")
+        # Nothing at all is how some servers send a call without arguments.
+        call = call_from(call_id, name, arguments or "{}", is_refusal=is_refusal)
         calls.append(call)
         # What cannot be read is sent back as an empty object: servers read it to fill their templates.
         readable = arguments if isinstance(call, ToolCall) else None
-        called = {"name": name, "arguments": readable or "{}"}
+        called = {"name": sendable_name(name), "arguments": readable or "{}"}
         sent_back.append({"id": call.id, "type": "function", "function": called})
     kept: Message = {"role": "assistant", "content": message.get("content") or None}
     if refusal:
@@ -209,6 +212,9 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
         is_cut=reason == "length",
         model=model,
         usage=await usage_of(
-            counted.get("prompt_tokens"), counted.get("completion_tokens"), cached, names=(model, asked)
+            counted.get("prompt_tokens"),
+            counted.get("completion_tokens"),
+            cached=cached,
+            names=(model, asked),
         ),
     )

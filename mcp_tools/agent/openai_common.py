@@ -1,23 +1,16 @@
-"""What both of OpenAI's APIs have in common: arguments, ids, prices, and failures."""
+"""What both of OpenAI's APIs have in common: options, ids and failures."""
 
 from __future__ import annotations
 
-import json
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import anyio.to_thread
-
 from mcp_tools.agent.failures import model_error
-from mcp_tools.agent.types import BadCall, Message, ModelError, Turn
-from mcp_tools.observe.cost import cost_of
-from mcp_tools.types import ToolCall, Usage
+from mcp_tools.agent.types import Message, ModelError, Turn
 
-BROKEN_OFF: Final = "the answer broke off in the middle of its stream; the request can be repeated"
-NOT_RUN: Final = "not run: the answer was broken off by a refusal"
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+ID: Final = re.compile(r"[!-~]{1,256}")
+"""Of a call: other servers than OpenAI's make up ids of their own, and want them back."""
 _REFUSED: Final = re.compile(
     r"unsupported|unrecogni[sz]ed|unknown|unexpected|extra|not (permitted|supported|allowed)", re.IGNORECASE
 )
@@ -86,57 +79,3 @@ def own_options(options: Mapping[str, Any] | None, taken: Iterable[str]) -> dict
     if ours:
         raise ValueError(f"options cannot have {', '.join(ours)}: it is given for each request")
     return dict(options or {})
-
-
-def call_from(call_id: str, name: str, arguments: object, *, is_refusal: bool) -> ToolCall | BadCall:
-    """Read one call; arguments that are no JSON object make a `BadCall`."""
-    if is_refusal:
-        return BadCall(id=call_id, name=name, problem=NOT_RUN)
-    try:
-        # Nothing at all is how some servers send a call without arguments.
-        read = json.loads(str(arguments or "{}"), parse_constant=_no_number)
-    except ValueError as error:
-        why = getattr(error, "msg", "NaN and Infinity are no JSON")
-    except RecursionError:
-        why = "it is nested too deeply"
-    else:
-        if isinstance(read, dict):
-            return ToolCall(id=call_id, name=name, arguments=read)
-        problem = "the arguments are no JSON object; send one with the tool's fields, such as {}"
-        return BadCall(id=call_id, name=name, problem=problem)
-    problem = f"the arguments are no valid JSON ({why}); send an object with the tool's fields"
-    return BadCall(id=call_id, name=name, problem=problem)
-
-
-def fresh_id(given: object, used: set[str]) -> str:
-    """Return an id that no other call has, since an answer belongs to an id; it is noted in `used`."""
-    call_id = given if isinstance(given, str) and given and given not in used else ""
-    call_id = call_id or f"call_{secrets.token_hex(12)}"
-    used.add(call_id)
-    return call_id
-
-
-def encodable_data(data: dict[str, Any]) -> dict[str, Any]:
-    """Replace half characters, which an answer can name by an escape and no request can be encoded with."""
-    text = json.dumps(data, ensure_ascii=False, default=str)
-    return dict(json.loads(_SURROGATE.sub("\ufffd", text))) if _SURROGATE.search(text) else data
-
-
-async def usage_of(sent: object, received: object, cached: object, *, names: tuple[str, str]) -> Usage:
-    """Count tokens and price them by the first of two names that the price table has."""
-    input_tokens, output_tokens = _count(sent), _count(received)
-    cached_tokens = min(_count(cached), input_tokens)
-    price = None
-    for name in dict.fromkeys(names):
-        if price is None:
-            # In a thread: the first call reads the price table.
-            price = await anyio.to_thread.run_sync(cost_of, name, input_tokens, output_tokens, cached_tokens)
-    return Usage(cost_usd=price or 0.0, input_tokens=input_tokens, output_tokens=output_tokens)
-
-
-def _count(given: object) -> int:
-    return max(0, given) if isinstance(given, int) else 0
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(name)

@@ -70,7 +70,7 @@ class Turn:
         stop: Why it stopped, as the provider says: `end_turn`, `tool_use`, `max_tokens`, `stop`, …
         is_cut: It stopped for want of tokens; calls in it may be incomplete, and are then not run.
         model: The model that answered, by its own name.
-        usage: Tokens, and their price where it is known.
+        usage: Tokens, and their price where it is known. None: the provider did not say how many.
     """
 
     texts: tuple[str, ...]
@@ -79,7 +79,7 @@ class Turn:
     stop: str | None
     is_cut: bool
     model: str
-    usage: Usage
+    usage: Usage | None
 
     @property
     def text(self) -> str:
@@ -147,12 +147,22 @@ class AgentLimits:
         tokens: Sent and received together, as the provider counts them.
         cost_usd: Of the model and of the tools together; where a model's price is not known and this is set,
             the run is refused before the first turn. None for any of them: no such limit.
+    Raises:
+        ValueError: One of them is negative or no number.
+
+    A limit on tokens or cost ends a run whose provider does not say what an answer used.
     """
 
     steps: int | None = 50
     seconds: float | None = 900.0
     tokens: int | None = None
     cost_usd: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "seconds", "tokens", "cost_usd"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:  # NaN is not, either
+                raise ValueError(f"AgentLimits.{name} must be a number from 0, or None, and not {value!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +176,8 @@ class AgentRun:
         detail: The same in a sentence for a person.
         steps: Turns of the model.
         usage: Of the model and the tools together.
-        is_usage_whole: False where the run ended while a model answered: what that used is not known.
+        is_usage_whole: False where the provider did not say what an answer used, or the run ended while one
+            was on its way.
         results: Every tool call, in the order in which they were asked for.
         error: Where `stop` is `FAILED`.
     """

@@ -17,7 +17,9 @@ _lock = threading.Lock()
 _unknown: set[str] = set()
 
 
-def cost_of(model: str, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> float | None:
+def cost_of(
+    model: str, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0
+) -> float | None:
     """Return what one request to a model costs, in US dollars, at today's list price.
 
     Args:
@@ -26,6 +28,7 @@ def cost_of(model: str, input_tokens: int, output_tokens: int, cached_tokens: in
         input_tokens: All that was sent, those read from a cache included.
         output_tokens: All that came back, reasoning included.
         cached_tokens: How many of `input_tokens` the provider read from its cache.
+        written_tokens: How many of the others it wrote to its cache.
     Returns:
         None where the price is not known: for an unknown model, or where `genai-prices` is not installed.
         That is logged once for each model. Never 0 for want of knowledge.
@@ -33,16 +36,16 @@ def cost_of(model: str, input_tokens: int, output_tokens: int, cached_tokens: in
         ValueError: A number is negative, or more tokens were cached than sent.
     The first call loads the price table, which takes 0.1 to 0.3 s; it may be made in a thread.
     """
-    if min(input_tokens, output_tokens, cached_tokens) < 0:
+    if min(input_tokens, output_tokens, cached_tokens, written_tokens) < 0:
         raise ValueError("a number of tokens cannot be negative")
-    if cached_tokens > input_tokens:
-        raise ValueError(f"{cached_tokens} of {input_tokens} input tokens cannot have been cached")
+    if (both := cached_tokens + written_tokens) > input_tokens:
+        raise ValueError(f"{both} of {input_tokens} input tokens cannot have been cached")
     model = model[:MAX_MODEL_CHARS]
     with _lock:
         if model in _unknown:
             return None
     try:
-        dollars = _look_up(model, input_tokens, output_tokens, cached_tokens)
+        dollars = _look_up(model, input_tokens, output_tokens, cached_tokens, written_tokens)
     except ImportError:
         why = "genai-prices is not installed"
     except LookupError:
@@ -57,13 +60,16 @@ def cost_of(model: str, input_tokens: int, output_tokens: int, cached_tokens: in
     return None
 
 
-def _look_up(model: str, input_tokens: int, output_tokens: int, cached_tokens: int) -> float:
+def _look_up(
+    model: str, input_tokens: int, output_tokens: int, cached_tokens: int, written_tokens: int
+) -> float:
     import genai_prices
 
     usage = genai_prices.Usage(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cache_read_tokens=cached_tokens or None,
+        cache_write_tokens=written_tokens or None,
     )
     provider, name = _provider_and_name(model)
     return float(genai_prices.calc_price(usage, name, provider_id=provider).total_price)

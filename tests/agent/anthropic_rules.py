@@ -80,7 +80,9 @@ def _check_block(block: dict[str, Any], at: str, role: str) -> None:
             _demand(block["text"].strip(), f"{at}: text content blocks must contain non-whitespace text")
         case "tool_use" | "server_tool_use":
             _demand(role == "assistant", f"{at}: {block['type']} blocks can only be in assistant messages")
-            _demand(re.fullmatch(r"[a-zA-Z0-9_-]+", block["id"]), f"{at}.id: bad pattern")
+            _demand(re.fullmatch(r"[a-zA-Z0-9_-]+", str(block["id"])), f"{at}.id: bad pattern")
+            _demand(isinstance(block["id"], str), f"{at}.id: Input should be a valid string")
+            _demand(re.fullmatch(r"[a-zA-Z0-9_-]{1,128}", str(block["name"])), f"{at}.name: bad pattern")
             _demand(isinstance(block["input"], dict), f"{at}.input: Input should be a valid dictionary")
         case "thinking":
             _demand(block.get("signature"), f"{at}.signature: Field required")

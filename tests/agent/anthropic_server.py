@@ -80,6 +80,10 @@ def asks(*uses: Mapping[str, Any], said: str = "") -> Answer:
     return Answer(blocks=[*([text(said)] if said else []), *uses], stop="tool_use")
 
 
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
 class AnthropicServer:
     """Answers requests with the replies of a script, one after another.
 
@@ -118,7 +122,7 @@ class AnthropicServer:
             # Newer SDKs send a key as a bearer token.
             if KEY not in (self.headers[-1].get("x-api-key"), self._bearer()):
                 return Failure(status=401, kind="authentication_error", message="invalid x-api-key"), {}
-            request: dict[str, Any] = json.loads(body)
+            request: dict[str, Any] = json.loads(body, parse_constant=_no_number)
             try:
                 if "anthropic-version" not in self.headers[-1]:
                     raise Refused("anthropic-version: header is required")
