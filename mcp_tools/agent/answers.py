@@ -25,6 +25,8 @@ MAX_RESULT_CHARS: Final = 400_000
 BROKEN_OFF: Final = "the answer broke off in the middle of its stream; the request can be repeated"
 NOT_RUN: Final = "not run: the answer was broken off by a refusal"
 MAX_TOKENS_COUNTED: Final = 10**12
+MAX_DEPTH: Final = 100
+"""Of arguments: what is nested more deeply, programs on the way back cannot read."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_NAME: Final = 64
@@ -69,6 +71,7 @@ def call_from(call_id: str, name: str, arguments: object, *, is_refusal: bool) -
             arguments = json.loads(arguments)
         # Reading takes NaN, and 1e999 as infinity; neither could be sent back.
         json.dumps(arguments, allow_nan=False)
+        _check_depth(arguments)
     except ValueError as error:
         why = getattr(error, "msg", "NaN and Infinity are no JSON")
     except RecursionError:
@@ -80,6 +83,20 @@ def call_from(call_id: str, name: str, arguments: object, *, is_refusal: bool) -
         return BadCall(id=call_id, name=name, problem=problem)
     problem = f"the arguments are no valid JSON ({why}); send an object with the tool's fields"
     return BadCall(id=call_id, name=name, problem=problem)
+
+
+def _check_depth(value: object) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise RecursionError
 
 
 def fresh_id(given: object, used: set[str], *, allowed: re.Pattern[str], prefix: str) -> str:

@@ -159,6 +159,7 @@ class _Talk:
     unpriced_tokens: int = 0
     cut_off: int = 0
     _is_in_line: bool = False
+    _held: list[str] | None = None
 
     def answer(self, prompt: str) -> AgentRun:
         """Have one prompt answered; `messages` then hold it, and what was done until Ctrl-C."""
@@ -252,6 +253,7 @@ class _Talk:
         import anyio.to_thread
 
         self._end_line()
+        self._held = []
         withdrawn, waits = os.pipe()
 
         def ask() -> bool:
@@ -265,6 +267,9 @@ class _Talk:
             return await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
         finally:
             os.close(waits)
+            held, self._held = self._held, None
+            for line in held:
+                _say(line)
 
     # What a model or a tool says never controls the terminal: no piece of it holds an escape character.
 
@@ -273,17 +278,23 @@ class _Talk:
         self._is_in_line = not piece.endswith("\n")
 
     def _show_call(self, call: ToolCall) -> None:
-        self._end_line()
-        _say(f"  {terminal.for_display(call.name)}({_shortened(call.arguments)})")
+        self._tell(f"{_one_line(call.name)}({_shortened(call.arguments)})")
 
     def _show_result(self, call: ToolCall, result: ExecutionResult) -> None:
         error = "" if result.error is None else f": {_one_line(result.error)}"
-        _say(f"  {terminal.for_display(call.name)} {result.status} in {result.duration_ms:.0f} ms{error}")
+        self._tell(f"{_one_line(call.name)} {result.status} in {result.duration_ms:.0f} ms{error}")
 
     def _show_progress(
         self, call: ToolCall, progress: float, total: float | None, message: str | None
     ) -> None:
-        _say(f"  {terminal.for_display(call.name)} {terminal.progress(progress, total, message)}")
+        self._tell(f"{_one_line(call.name)} {terminal.progress(progress, total, message)}")
+
+    def _tell(self, line: str) -> None:
+        if self._held is not None:
+            self._held.append(f"  {line}")  # a question is open: nothing may push it out of sight
+            return
+        self._end_line()
+        _say(f"  {line}")
 
     def _end_line(self) -> None:
         if self._is_in_line:
@@ -304,6 +315,7 @@ def _shortened(arguments: Mapping[str, Any]) -> str:
 
 
 def _one_line(text: str) -> str:
+    """Return `text` so that it stays on one line, whatever it holds, and its end is in sight."""
     text = " ".join(text.split())
     return terminal.for_display(text if len(text) <= _ARGUMENTS_CHARS else f"{text[:_ARGUMENTS_CHARS]}…")
 
@@ -312,14 +324,14 @@ def _converse(talk: _Talk) -> int:
     _say(f"{talk.model}, with {len(talk.app.executor.visible_tools())} tools; /help says more")
     while True:
         try:
-            line = input("\n> ").strip()
+            line = terminal.read_pasted("\n> ").strip()
         except EOFError:
             break
         except KeyboardInterrupt:
             break
         if line in ("/quit", "/exit"):
             break
-        if line.startswith("/"):
+        if line.startswith("/") and "\n" not in line:
             _command(talk, line)
         elif line:
             _turn(talk, line)

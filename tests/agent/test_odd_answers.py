@@ -68,6 +68,14 @@ async def test_arguments_that_json_cannot_hold_are_sent_back_to_the_model(number
     assert "NaN and Infinity are no JSON" in str(result.error)
 
 
+async def test_arguments_nested_too_deeply_are_sent_back_to_the_model() -> None:
+    tools = Notes()
+    deep = {"raw": '{"what": ' + "[" * 600 + "]" * 600 + "}"}
+    run = await ask(tools, [calling(**deep), says("Sorry.")], stream=True)
+    assert (run.stop, tools.taken) == (StopReason.FINISHED, [])
+    assert "nested too deeply" in str(run.results[0][1].error)
+
+
 @pytest.mark.parametrize("call_id", [None, 7, ["a"], "", "x" * 1000, "a\nb"])
 async def test_an_id_that_would_be_refused_gets_another_one(call_id: Any) -> None:
     tools = Notes()

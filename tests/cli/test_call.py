@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import AbstractContextManager
+import threading
+import time
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +227,31 @@ def test_nobody_answering_in_time_means_no(environ: dict[str, str], tmp_path: Pa
         out, _ = terminal.process.communicate(timeout=WAIT_S)
         assert terminal.process.returncode == 3
         assert "nobody answered within 0.2 s" in out.decode()
+    assert not path.exists()
+
+
+def test_a_long_paste_does_not_answer_the_question(environ: dict[str, str], tmp_path: Path) -> None:
+    """A terminal hands it over piece by piece, so what is dropped once is not all of it."""
+    path = tmp_path / "file"
+    call = ("put", "--arg", f"path={path}", "--arg", "content=new")
+    with at_terminal(*call, environ=environ) as terminal:
+
+        def paste() -> None:
+            for _ in range(200):
+                with suppress(OSError):
+                    terminal.type("y\n")
+                time.sleep(0.02)
+
+        pasting = threading.Thread(target=paste)
+        pasting.start()
+        try:
+            shown = terminal.read_until("Do it? [y/N] ")
+        finally:
+            pasting.join(WAIT_S)
+        assert "Traceback" not in shown
+        terminal.type("n\n")
+        terminal.process.communicate(timeout=WAIT_S)
+        assert terminal.process.returncode == 3
     assert not path.exists()
 
 
