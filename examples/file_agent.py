@@ -9,8 +9,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from mcp_tools import AgentLimits, Confirmation, ToolSystem, run_agent
-from mcp_tools.confirmation.question import question_text
+from mcp_tools import AgentLimits, ToolSystem, confirm_at_terminal, run_agent
 from mcp_tools.limits import build_limiter
 from mcp_tools.observe.audit import AuditLog
 from mcp_tools.policy import RulePolicy
@@ -21,13 +20,6 @@ RULES = RulePolicy.parse(
     allow=["create_directory"],
 )
 LIMITS = ["*: 100 calls / minute", "write_file: 20 calls / hour"]
-
-
-async def ask(question: Confirmation) -> bool:
-    """Put a question to the person at the terminal, in a thread so that nothing else waits for them."""
-    print(f"\n{question_text(question, asked_by='file_agent')}\n", file=sys.stderr)
-    answer = await asyncio.to_thread(input, "Do it? [y/N] ")
-    return answer.strip().lower() == "y"
 
 
 async def work(folder: Path, task: str) -> str:
@@ -42,7 +34,7 @@ async def work(folder: Path, task: str) -> str:
             policy=RULES,
             auditor=log,
             limiter=build_limiter(LIMITS),
-            confirm=ask,
+            confirm=confirm_at_terminal,
         ) as tools,
     ):
         run = await run_agent(task, tools, limits=AgentLimits(steps=30, seconds=600))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mcp_tools.agent.step import run_agent_step
     from mcp_tools.agent.types import AgentLimits, AgentRun, ModelError, StopReason
     from mcp_tools.batch import AsyncToolExecutor, StreamEvent, StreamingToolExecutor
+    from mcp_tools.confirmation.terminal import confirm_at_terminal
     from mcp_tools.errors import (
         ConfigError,
         InvalidArguments,
@@ -89,6 +90,7 @@ __all__ = [
     "ToolSystem",
     "Usage",
     "__version__",
+    "confirm_at_terminal",
     "run_agent",
     "run_agent_step",
     "serve",
@@ -101,6 +103,7 @@ _HOMES: Final = {
     "agent.step": ("run_agent_step",),
     "agent.types": ("AgentLimits", "AgentRun", "ModelError", "StopReason"),
     "batch": ("AsyncToolExecutor", "StreamEvent", "StreamingToolExecutor"),
+    "confirmation.terminal": ("confirm_at_terminal",),
     "errors": ("ConfigError", "InvalidArguments", "McpToolsError", "RegistrationError", "ToolError"),
     "executor": ("ToolExecutor",),
     "registry": ("ToolRegistry",),

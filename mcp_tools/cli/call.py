@@ -14,6 +14,7 @@ import anyio
 from mcp_tools.app import App
 from mcp_tools.cli import exits, terminal
 from mcp_tools.cli.prepare import prepared, read_settings
+from mcp_tools.confirmation.terminal import CHANNEL, ask, can_ask
 from mcp_tools.errors import ConfigError
 from mcp_tools.output.plain import to_json
 from mcp_tools.types import (
@@ -69,11 +70,11 @@ def _run(app: App, tool_name: str, sent: dict[str, Any], *, yes: bool) -> Execut
     context = CallContext(transport="cli", on_progress=_show_progress if sys.stderr.isatty() else None)
     result = anyio.run(app.executor.execute, tool_name, sent, context)
     for _ in range(MAX_QUESTIONS):
-        if result.confirmation is None or not (yes or terminal.can_ask()):
+        if result.confirmation is None or not (yes or can_ask()):
             return result
-        channel = "--yes" if yes else terminal.CHANNEL
+        channel = "--yes" if yes else CHANNEL
         if not yes:
-            answer = terminal.ask(result.confirmation, asked_by="mcp-tools call")
+            answer = ask(result.confirmation, asked_by="mcp-tools call")
             if not answer.is_yes:
                 return anyio.run(_refused, app, result, answer.message)
         approval = Approval(confirmation_id=result.confirmation.id, channel=channel)
@@ -84,7 +85,7 @@ def _run(app: App, tool_name: str, sent: dict[str, Any], *, yes: bool) -> Execut
 
 async def _refused(app: App, result: ExecutionResult, message: str) -> ExecutionResult:
     return await app.executor.record_refusal(
-        result, code=ErrorCode.DECLINED, message=message, channel=terminal.CHANNEL
+        result, code=ErrorCode.DECLINED, message=message, channel=CHANNEL
     )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -208,6 +207,7 @@ class _Talk:
     async def _run(self, messages: list[Message], running: anyio.CancelScope) -> AgentRun:
         from mcp_tools.agent.loop import run_agent
         from mcp_tools.batch import AsyncToolExecutor
+        from mcp_tools.confirmation.terminal import can_ask
         from mcp_tools.types import CallContext
 
         async with self._client() as client:
@@ -219,7 +219,7 @@ class _Talk:
                 max_tokens=self.max_tokens,
                 system=self.system,
                 limits=self.limits,
-                confirm=self._confirm if terminal.can_ask() else None,
+                confirm=self._confirm if can_ask() else None,
                 on_text=self._show if self.is_streamed else None,
                 on_call=self._show_call,
                 on_result=self._show_result,
@@ -250,23 +250,13 @@ class _Talk:
         return opened()
 
     async def _confirm(self, question: Confirmation) -> bool:
-        import anyio.to_thread
+        from mcp_tools.confirmation.terminal import confirm_at_terminal
 
         self._end_line()
         self._held = []
-        withdrawn, waits = os.pipe()
-
-        def ask() -> bool:
-            try:
-                return terminal.ask(question, asked_by="mcp-tools chat", withdrawn=withdrawn).is_yes
-            finally:
-                os.close(withdrawn)
-
-        # In a thread, so that Ctrl-C ends it; the thread must then read no line that is meant for the chat.
         try:
-            return await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+            return await confirm_at_terminal(question, asked_by="mcp-tools chat")
         finally:
-            os.close(waits)
             held, self._held = self._held, None
             for line in held:
                 _say(line)

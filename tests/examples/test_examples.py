@@ -9,25 +9,34 @@ from pathlib import Path
 
 from mcp_tools.observe.audit import verify
 from tests.agent.anthropic_server import KEY, AnthropicServer, asks, says, use
+from tests.terminal import at_a_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(
-    name: str, server: AnthropicServer, folder: Path, *arguments: str, stdin: str = ""
-) -> subprocess.CompletedProcess[str]:
+def environ(server: AnthropicServer, folder: Path) -> dict[str, str]:
     home = folder / "home"
     home.mkdir(exist_ok=True)
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "ANTHROPIC_BASE_URL": server.url,
+        "ANTHROPIC_API_KEY": KEY,
+    }
+
+
+def command(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "examples" / name), *arguments]
+
+
+def run(
+    name: str, server: AnthropicServer, folder: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "examples" / name), *arguments],
-        input=stdin,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(home),
-            "PYTHONPATH": str(ROOT),
-            "ANTHROPIC_BASE_URL": server.url,
-            "ANTHROPIC_API_KEY": KEY,
-        },
+        command(name, *arguments),
+        stdin=subprocess.DEVNULL,
+        env=environ(server, folder),
         capture_output=True,
         text=True,
         timeout=120,
@@ -83,9 +92,14 @@ def test_the_file_agent_asks_obeys_its_rules_and_records(tmp_path: Path) -> None
         says("Sorted."),
     ]
     with AnthropicServer(script) as server:
-        done = run("file_agent.py", server, tmp_path, str(folder), "Sort.", stdin="y\nn\n")
-    assert done.returncode == 0, done.stderr
-    assert "Sorted." in done.stdout
+        argv = command("file_agent.py", str(folder), "Sort.")
+        with at_a_terminal(argv, env=environ(server, tmp_path)) as terminal:
+            assert "index.txt" in terminal.read_until("Do it? [y/N] ")
+            terminal.type("y\n")
+            assert "extra.txt" in terminal.read_until("Do it? [y/N] ")
+            terminal.type("n\n")
+            assert "Sorted." in terminal.read_rest()
+    assert terminal.process.returncode == 0
     read, denied = server.requests[1]["messages"][-1]["content"]
     assert (read["content"], denied["is_error"]) == ("about ants", True)
     assert sorted(path.name for path in folder.iterdir()) == ["a.txt", "b.secret", "index.txt"]
