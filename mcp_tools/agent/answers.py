@@ -85,6 +85,13 @@ def call_from(call_id: str, name: str, arguments: object, *, is_refusal: bool) -
     return BadCall(id=call_id, name=name, problem=problem)
 
 
+def as_text(arguments: object) -> str:
+    """Return arguments as OpenAI's APIs take them back: as text, whatever they came as."""
+    if arguments is None:
+        return "{}"
+    return arguments if isinstance(arguments, str) and arguments else json.dumps(arguments or {})
+
+
 def _check_depth(value: object) -> None:
     level = [value]
     for _ in range(MAX_DEPTH):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -74,7 +75,7 @@ class StreamedAnswer:
         Raises:
             ModelError: The stream ended before it.
         """
-        if self._message is None or not self._is_complete:
+        if self._message is None or not self._is_complete or not self._message.get("stop_reason"):
             raise ModelError(BROKEN_OFF)
         self._close()  # of an answer that was cut off there is no stop for its last block
         return {**self._message, "content": [self._blocks[index] for index in sorted(self._blocks)]}
@@ -138,7 +139,8 @@ def calls_in(
             name = str(block.get("name", ""))
             call = call_from(call_id, name, block.get("input"), is_refusal=stop == "refusal")
             calls.append(call)
-            arguments = call.arguments if isinstance(call, ToolCall) else {}
+            # A copy: whoever is told of the call may change what it holds.
+            arguments = copy.deepcopy(call.arguments) if isinstance(call, ToolCall) else {}
             block = {**block, "id": call_id, "name": sendable_name(name), "input": arguments}
         elif isinstance(block.get("input"), str):  # of a tool of the API's own
             read = call_from("", "", block["input"], is_refusal=False)

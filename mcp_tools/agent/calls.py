@@ -26,12 +26,17 @@ from mcp_tools.types import (
 logger = logging.getLogger(__name__)
 
 TRANSPORT: Final = "agent"
+TELL_S: Final = 5.0
 RUN: Final = "the run"
 """What a callback that fails does not stop."""
 CUT: Final = (
     "not run: your answer was cut off for want of tokens, so this call may be incomplete. Send it again, and "
     "ask for less in one answer"
 )
+
+MAX_CALLS: Final = 128
+"""Of one turn."""
+TOO_MANY: Final = f"not run: at most {MAX_CALLS} calls of one answer are. Send it again if it is still needed"
 
 
 class Tools(Protocol):
@@ -75,6 +80,7 @@ class Calls:
         self._on_progress = on_progress
         self._context = agent_context(context)
         self._started: set[str] = set()
+        self._is_over_full = False
         self.results: dict[str, ExecutionResult] = {}
 
     async def run(self, is_enough: Callable[[ExecutionResult], bool] | None = None) -> None:
@@ -94,6 +100,8 @@ class Calls:
             if call.id in good or call.id in self.results:
                 # An answer belongs to an id, so the second of two calls cannot have one of its own.
                 logger.warning("a model gave two calls of one turn the same id; only the first is run")
+            elif len(good) + len(self.results) >= MAX_CALLS:
+                await self._refuse_rest(call)
             elif isinstance(call, BadCall):
                 await self._refuse(call)
             else:
@@ -138,9 +146,10 @@ class Calls:
         return stopped
 
     async def tell_of(self, stopped: Sequence[ToolCall]) -> None:
-        """Tell who was told of their start."""
-        for call in stopped:
-            await tell(self._on_result, call, self.results[call.id], unaffected=RUN)
+        """Tell who was told of their start. A limit has ended them; nobody may hold the run up any more."""
+        with anyio.move_on_after(TELL_S):
+            for call in stopped:
+                await tell(self._on_result, call, self.results[call.id], unaffected=RUN)
 
     def in_order(self) -> Iterator[tuple[ToolCall, ExecutionResult]]:
         """Yield each call with its answer, in the order in which they were asked for."""
@@ -156,6 +165,13 @@ class Calls:
         context = replace(self._context, call_id=new_call_id())
         self.results[bad.id] = await self._tools.executor.refuse(bad.name, None, context, bad.problem)
         await tell(self._on_result, call, self.results[bad.id], unaffected=RUN)
+
+    async def _refuse_rest(self, call: ToolCall | BadCall) -> None:
+        if not self._is_over_full:
+            self._is_over_full = True  # recorded once, and not as often as a model likes
+            await self._refuse(BadCall(id=call.id, name=call.name, problem=TOO_MANY))
+        else:
+            self.results[call.id] = self._not_run(call, TOO_MANY, ErrorCode.INVALID_ARGUMENTS)
 
     async def _call_started(self, call: ToolCall) -> None:
         self._started.add(call.id)
@@ -181,8 +197,8 @@ class Calls:
 
 
 def agent_context(context: CallContext | Mapping[str, Any] | None) -> CallContext:
-    """Return what all calls of a run share: an approval can belong to one call only."""
-    return replace(as_context(context), transport=TRANSPORT, approval=None)
+    """Return what all calls of a run share: a yes can belong to one call only."""
+    return replace(as_context(context), transport=TRANSPORT, approval=None, confirmed=False)
 
 
 def as_call(call: ToolCall | BadCall) -> ToolCall:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,6 +12,8 @@ from mcp_tools.output.plain import encodable, strings_in
 from mcp_tools.retry_after import retry_after_s
 
 MAX_TEXT_CHARS: Final = 500
+_NOT_WORD: Final = re.compile(r"[\W_]")
+_PIECE_CHARS: Final = 12
 MAX_WAIT_S: Final = 7 * 86_400.0
 QUOTE_CHARS: Final = 24
 """So many characters of what was sent, in a row, make a quotation of a provider's message."""
@@ -82,7 +85,7 @@ def _of_body(body: object) -> tuple[str, str]:
 
 def _presentable(said: str, sent: Sequence[Any], secrets: Sequence[object]) -> str:
     said = shorten(mask_secrets(encodable(said[: 2 * MAX_TEXT_CHARS])), MAX_TEXT_CHARS)
-    if any(isinstance(secret, str) and secret and secret in said for secret in secrets):
+    if any(isinstance(secret, str) and _says(said, secret) for secret in secrets):
         return ""
     texts = [text for part in sent for text in _written(part)]
     if sum(map(len, texts)) > MAX_COMPARED_CHARS:
@@ -94,6 +97,13 @@ def _presentable(said: str, sent: Sequence[Any], secrets: Sequence[object]) -> s
         if is_quoted or any(window in text for window in windows):
             return ""
     return said
+
+
+def _says(said: str, secret: str) -> bool:
+    """Whether a piece of a secret is in what was said, however it is spaced or cased there."""
+    within, whole = (_NOT_WORD.sub("", text).lower() for text in (said, secret))
+    pieces = (whole[i : i + _PIECE_CHARS] for i in range(max(1, len(whole) - _PIECE_CHARS + 1)))
+    return any(piece and piece in within for piece in pieces)
 
 
 def _written(part: Any) -> list[str]:

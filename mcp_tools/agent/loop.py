@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_tools.agent.calls import Calls, Tools
-from mcp_tools.agent.step import model_of
+from mcp_tools.agent.step import history_of, model_of
 from mcp_tools.agent.types import (
     DEFAULT_MAX_TOKENS,
     DEFAULT_MODEL,
@@ -75,12 +75,12 @@ async def run_agent(
         Also where it failed or a limit was reached. The history in it can always be gone on with: each call
         has its result, and one that was stopped has one that says so.
     Raises:
-        TypeError: `client` is none that can be used.
+        TypeError: `client` is none that can be used, or the messages are no list of messages.
+        ValueError: There is nothing to ask.
         ModelError: The SDK is not installed.
     Cancelling it cancels the calls that run, and is recorded with each of them.
     """
-    given = [{"role": "user", "content": prompt_or_messages}]
-    messages = given if isinstance(prompt_or_messages, str) else list(prompt_or_messages)
+    messages = history_of(prompt_or_messages)
 
     async def ask(asked: Model) -> Turn:
         return await asked.ask(

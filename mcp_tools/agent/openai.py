@@ -9,6 +9,7 @@ from typing import Any, Final
 from mcp_tools.agent.answers import (
     BROKEN_OFF,
     Room,
+    as_text,
     call_from,
     encodable_data,
     fresh_id,
@@ -31,6 +32,10 @@ MAX_IMAGE_BYTES: Final = 5 * 1024 * 1024
 MAX_IMAGES: Final = 20
 """Of one result."""
 _REASONING: Final = "reasoning.encrypted_content"
+_FINISHED: Final = frozenset(
+    {"web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_call"}
+)
+"""Items of the provider's own tools, which it runs itself."""
 _TAKEN: Final = ("model", "input", "instructions", "tools", "max_output_tokens", "stream", "store", "include")
 
 
@@ -175,7 +180,12 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
         raise Told(answer.get("error") or {"code": "server_error"})
     reason = (answer.get("incomplete_details") or {}).get("reason")
     output = [encodable_data(item) for item in answer.get("output") or ()]
-    parts = [part for item in output if item.get("type") == "message" for part in item.get("content") or ()]
+    said = [item for item in output if item.get("type") == "message" and item.get("role") == "assistant"]
+    parts = [part for item in said for part in item.get("content") or ()]
+    statuses = {item.get("status") for item in output if item.get("type") == "function_call"}
+    is_cut = (status == "incomplete" and reason != "content_filter") or bool(
+        statuses - {None, "completed"}  # some servers say it of the call only
+    )
     is_refusal = any(part.get("type") == "refusal" for part in parts)
     stop = "refusal" if is_refusal else str(reason or status)
     used = {str(item["call_id"]) for item in messages if item.get("type") == "function_call"}
@@ -193,9 +203,8 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
             # What cannot be read is sent back as an empty object; its answer says what was wrong.
             readable = item.get("arguments") if isinstance(call, ToolCall) else None
             name = sendable_name(call.name)
-            kept.append({**item, "call_id": call.id, "name": name, "arguments": readable or "{}"})
-        # Without its content a thought is only an id, which the provider has not stored.
-        elif item.get("type") != "reasoning" or item.get("encrypted_content"):
+            kept.append({**item, "call_id": call.id, "name": name, "arguments": as_text(readable)})
+        elif _is_taken_back(item):
             kept.append(item)
     # A thought that nothing follows, as in an answer that was cut off, is refused in a history.
     while kept and kept[-1].get("type") == "reasoning":
@@ -205,11 +214,11 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
     model = str(answer.get("model") or asked)
     texts = (part.get("text") or part.get("refusal") for part in parts)
     return Turn(
-        texts=tuple(text for text in texts if text),
+        texts=tuple(text for text in texts if text and isinstance(text, str)),
         calls=tuple(calls),
         messages=tuple(kept),
         stop=stop,
-        is_cut=reason == "max_output_tokens",
+        is_cut=is_cut,
         model=model,
         usage=await usage_of(
             counted.get("input_tokens"),
@@ -218,6 +227,20 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
             names=(model, asked),
         ),
     )
+
+
+def _is_taken_back(item: Mapping[str, Any]) -> bool:
+    """Whether the API takes an item of an answer in a history; none may speak for the owner there."""
+    match item.get("type"):
+        case "message":
+            return item.get("role") == "assistant" and bool(item.get("content"))
+        case "reasoning":
+            # Without its content a thought is only an id, which the provider has not stored.
+            return bool(item.get("encrypted_content"))
+        case str(kind):
+            # Calls of tools that somebody else would have to run have no result here.
+            return kind in _FINISHED
+    return False
 
 
 def _pieces(output: ToolOutput) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from mcp_tools.agent.answers import (
     BROKEN_OFF,
     Room,
+    as_text,
     call_from,
     encodable_data,
     fresh_id,
@@ -133,7 +134,9 @@ class _StreamedAnswer:
         self._model = chunk.get("model") or self._model
         self._usage = chunk.get("usage") or self._usage
         for choice in chunk.get("choices") or ():
-            self._stop = choice.get("finish_reason") or self._stop
+            if choice.get("index"):
+                continue  # only one was asked for
+            self._stop = self._stop or choice.get("finish_reason")
             delta = choice.get("delta") or {}
             for field in ("content", "refusal", "reasoning_content"):
                 if delta.get(field):
@@ -176,7 +179,7 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
         raise ModelError("the answer could not be read: it has no choices")
     message = encodable_data(choices[0]["message"])
     reason = choices[0].get("finish_reason")
-    refusal = message.get("refusal")
+    refusal = _text(message.get("refusal"))
     used = {str(call["id"]) for given in messages for call in given.get("tool_calls") or ()}
     calls: list[ToolCall | BadCall] = []
     sent_back: list[dict[str, Any]] = []
@@ -190,9 +193,10 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
         calls.append(call)
         # What cannot be read is sent back as an empty object: servers read it to fill their templates.
         readable = arguments if isinstance(call, ToolCall) else None
-        called = {"name": sendable_name(name), "arguments": readable or "{}"}
+        called = {"name": sendable_name(name), "arguments": as_text(readable)}
         sent_back.append({"id": call.id, "type": "function", "function": called})
-    kept: Message = {"role": "assistant", "content": message.get("content") or None}
+    content = _text(message.get("content"))
+    kept: Message = {"role": "assistant", "content": content or None}
     if refusal:
         kept["refusal"] = refusal
     if sent_back:
@@ -203,12 +207,12 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
     counted = answer.get("usage") or {}
     cached = (counted.get("prompt_tokens_details") or {}).get("cached_tokens")
     model = str(answer.get("model") or asked)
-    texts = tuple(text for text in (message.get("content"), refusal) if text)
+    texts = tuple(text for text in (content, refusal) if text)
     return Turn(
         texts=texts,
         calls=tuple(calls),
         messages=(kept,) if texts or sent_back else (),
-        stop="refusal" if refusal else reason,
+        stop="refusal" if refusal else str(reason) if reason else None,
         is_cut=reason == "length",
         model=model,
         usage=await usage_of(
@@ -218,3 +222,11 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
             names=(model, asked),
         ),
     )
+
+
+def _text(content: object) -> str:
+    """Return a message's text; some servers send it in parts."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""

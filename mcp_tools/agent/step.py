@@ -57,19 +57,22 @@ async def run_agent_step(
         answer with calls the model waits for the next step.
     Raises:
         ModelError: The model could not be asked. Nothing was run.
-        TypeError: `client` is none that can be used.
-    Cancelling it cancels the calls that run.
+        TypeError: `client` is none that can be used, or `messages` are no list of messages.
+        ValueError: There are no messages.
+    Cancelling it cancels the calls that run. It has no limit of time of its own, and the SDKs wait as long
+    as a provider asks them to: put `anyio.move_on_after` around it, or use `run_agent`.
     """
+    given = history_of(messages)
     async with model_of(client) as asked:
         turn = await asked.ask(
-            messages,
+            given,
             tools_system.executor.visible_tools(),
             model=model,
             max_tokens=max_tokens,
             system=system,
             on_text=on_text,
         )
-    history = [*messages, *turn.messages]
+    history = [*given, *turn.messages]
     if turn.calls:
         calls = Calls(
             turn,
@@ -83,6 +86,22 @@ async def run_agent_step(
         await calls.run()
         history.extend(asked.results(turn, calls.results))
     return turn.text, history
+
+
+def history_of(given: str | Sequence[Message]) -> list[Message]:
+    """Return a history of one's own: the one given, or one that begins with a prompt.
+
+    Raises:
+        TypeError: It is neither a text nor a list of messages.
+        ValueError: There is nothing in it.
+    """
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}] if given.strip() else []
+    elif isinstance(given, bytes | Mapping) or not all(isinstance(message, Mapping) for message in given):
+        raise TypeError("messages are a text, or a list of messages in the provider's form")
+    if not given:
+        raise ValueError("there is nothing to ask: the messages are empty")
+    return list(given)
 
 
 def model_for(client: Any) -> Model:
@@ -131,5 +150,8 @@ async def model_of(client: Any) -> AsyncIterator[Model]:
         raise ModelError(
             "the Anthropic SDK is not installed; run: pip install 'mcp-tools-server[anthropic]'"
         ) from None
-    async with AsyncAnthropic() as own:
+    from anthropic import DefaultAsyncHttpxClient
+
+    # A redirect would carry the prompt to another host.
+    async with AsyncAnthropic(http_client=DefaultAsyncHttpxClient(follow_redirects=False)) as own:
         yield model_for(own)

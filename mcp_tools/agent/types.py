@@ -161,7 +161,8 @@ class AgentLimits:
     def __post_init__(self) -> None:
         for name in ("steps", "seconds", "tokens", "cost_usd"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:  # NaN is not, either
+            is_number = isinstance(value, int | float) and value >= 0  # NaN is not, either
+            if value is not None and not is_number:
                 raise ValueError(f"AgentLimits.{name} must be a number from 0, or None, and not {value!r}")
 
 

@@ -8,30 +8,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from mcp_tools.cli import exits, terminal
 from mcp_tools.cli.flags import add_settings
+from mcp_tools.cli.talk import Talk, one_line, say
 from mcp_tools.errors import ConfigError
 
 if TYPE_CHECKING:
-    import anyio
-    from anyio.abc import TaskStatus
-
-    from mcp_tools.agent.types import AgentLimits, AgentRun, Message
-    from mcp_tools.app import App
-    from mcp_tools.types import Confirmation, ExecutionResult, ToolCall
+    pass
 
 PROVIDERS: Final = ("anthropic", "openai", "openai-chat")
 _KEYS: Final = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 _MODELS: Final = {"openai": "gpt-5", "openai-chat": "gpt-5"}
 _EXIT_CODES: Final = {"finished": exits.OK, "interrupted": exits.INTERRUPTED}
-_ARGUMENTS_CHARS: Final = 160
 HELP: Final = """\
 /tools       what the model can use
 /cost        what this chat has used
+/undo        forget the last prompt and what came of it
 /clear       forget what was said
 /save FILE   write the history as JSON
 /quit        end (also Ctrl-D)
@@ -75,11 +70,11 @@ def chat(arguments: argparse.Namespace) -> int:
         prompt = _read_stdin()
     if prompt is not None and not prompt.strip():
         raise ConfigError("there is no prompt: give one, or put it on stdin")
-    _check_client(arguments.provider, has_url=arguments.base_url is not None)
+    _check_client(arguments.provider, arguments.base_url)
     # Calls are shown as they come: a log line for each would only be in the way.
     settings = read_settings(arguments)
     with prepared(settings, log_level=None if arguments.log_level else "error") as app:
-        talk = _Talk(
+        talk = Talk(
             app=app,
             provider=arguments.provider,
             base_url=arguments.base_url,
@@ -94,7 +89,7 @@ def chat(arguments: argparse.Namespace) -> int:
         run = talk.answer(prompt)
         if run.text:
             print(terminal.for_display(run.text) if sys.stdout.isatty() else run.text)
-        _say(f"({terminal.for_display(run.detail)}; {talk.cost()})")
+        say(f"({terminal.for_display(run.detail)}; {talk.cost()})")
         return _EXIT_CODES.get(run.stop, exits.FAILED)
 
 
@@ -121,200 +116,35 @@ def _number(kind: type[float]) -> Any:
     return parse
 
 
-def _check_client(provider: str, *, has_url: bool) -> None:
+def _check_client(provider: str, base_url: str | None) -> None:
     from importlib.util import find_spec
 
     from mcp_tools.config.process import environment
 
+    if base_url is not None:
+        try:
+            parts = urlsplit(base_url)
+            is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_usable = False
+        if not is_usable or not base_url.isprintable() or " " in base_url:
+            raise ConfigError("--base-url must be an http or https URL, such as http://127.0.0.1:11434/v1")
     library = provider.partition("-")[0]
     if find_spec(library) is None:
         raise ConfigError(
             f"the SDK of {library} is not installed; run: pip install 'mcp-tools-server[{library},prices]'"
         )
     if not environment().get(_KEYS[library]):
-        local = "; a server of your own may take any" if has_url else ""
+        local = "; a server of your own may take any" if base_url else ""
         raise ConfigError(f"there is no key: set {_KEYS[library]} in the environment{local}")
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-@dataclass(kw_only=True)
-class _Talk:
-    """What was said so far, and how to go on."""
-
-    app: App
-    provider: str
-    base_url: str | None
-    model: str
-    system: str | None
-    max_tokens: int
-    limits: AgentLimits
-    is_streamed: bool
-    messages: list[Message] = field(default_factory=list)
-    dollars: float = 0.0
-    tokens: int = 0
-    unpriced_tokens: int = 0
-    cut_off: int = 0
-    _is_in_line: bool = False
-    _held: list[str] | None = None
-
-    def answer(self, prompt: str) -> AgentRun:
-        """Have one prompt answered; `messages` then hold it, and what was done until Ctrl-C."""
-        import anyio
-
-        given = [*self.messages, {"role": "user", "content": prompt}]
-        run: AgentRun = anyio.run(self._run_until_interrupted, given)
-        self.messages = run.messages
-        self.cut_off += not run.is_usage_whole
-        tokens = run.usage.input_tokens + run.usage.output_tokens
-        self.dollars += run.usage.cost_usd
-        self.tokens += tokens
-        self.unpriced_tokens += tokens if run.usage.cost_usd == 0 else 0
-        return run
-
-    def cost(self) -> str:
-        """Say what was used."""
-        dollars = f"{self.dollars:.4f} USD"
-        if self.unpriced_tokens:
-            dollars += f" without {self.unpriced_tokens:,} of them, whose price is not known"
-        more = f", and what {self.cut_off} cut off used, which is not known" if self.cut_off else ""
-        return f"{self.tokens:,} tokens, {dollars}{more}"
-
-    async def _run_until_interrupted(self, messages: list[Message]) -> AgentRun:
-        import signal
-
-        import anyio
-
-        running = anyio.CancelScope()
-
-        # Python's own handler does not wake a loop that is just about to wait, and the signal would be lost.
-        async def cancel_at_signal(*, task_status: TaskStatus[None]) -> None:
-            with anyio.open_signal_receiver(signal.SIGINT) as signals:
-                task_status.started()
-                async for _ in signals:
-                    break
-            # The next Ctrl-C is Python's own again, and ends what does not let itself be withdrawn.
-            running.cancel()
-
-        async with anyio.create_task_group() as group:
-            await group.start(cancel_at_signal)
-            run = await self._run(messages, running)
-            group.cancel_scope.cancel()
-        return run
-
-    async def _run(self, messages: list[Message], running: anyio.CancelScope) -> AgentRun:
-        from mcp_tools.agent.loop import run_agent
-        from mcp_tools.batch import AsyncToolExecutor
-        from mcp_tools.confirmation.terminal import can_ask
-        from mcp_tools.types import CallContext
-
-        async with self._client() as client:
-            run = await run_agent(
-                messages,
-                _Tools(self.app.executor, AsyncToolExecutor(self.app.executor)),
-                client=client,
-                model=self.model,
-                max_tokens=self.max_tokens,
-                system=self.system,
-                limits=self.limits,
-                confirm=self._confirm if can_ask() else None,
-                on_text=self._show if self.is_streamed else None,
-                on_call=self._show_call,
-                on_result=self._show_result,
-                on_progress=self._show_progress if sys.stderr.isatty() else None,
-                context=CallContext(transport="cli"),
-                scope=running,
-            )
-        self._end_line()
-        return run
-
-    def _client(self) -> Any:
-        where: dict[str, Any] = {} if self.base_url is None else {"base_url": self.base_url}
-        if self.provider == "anthropic":
-            from anthropic import AsyncAnthropic
-
-            return AsyncAnthropic(**where)
-        from contextlib import asynccontextmanager
-
-        from openai import AsyncOpenAI
-
-        from mcp_tools.agent.openai import model_for
-
-        @asynccontextmanager
-        async def opened() -> Any:
-            async with AsyncOpenAI(**where) as client:
-                yield model_for(client, "openai-chat" if self.provider == "openai-chat" else None)
-
-        return opened()
-
-    async def _confirm(self, question: Confirmation) -> bool:
-        from mcp_tools.confirmation.terminal import confirm_at_terminal
-
-        self._end_line()
-        self._held = []
-        try:
-            return await confirm_at_terminal(question, asked_by="mcp-tools chat")
-        finally:
-            held, self._held = self._held, None
-            for line in held:
-                _say(line)
-
-    # What a model or a tool says never controls the terminal: no piece of it holds an escape character.
-
-    def _show(self, piece: str) -> None:
-        print(terminal.for_display(piece), end="", flush=True)
-        self._is_in_line = not piece.endswith("\n")
-
-    def _show_call(self, call: ToolCall) -> None:
-        self._tell(f"{_one_line(call.name)}({_shortened(call.arguments)})")
-
-    def _show_result(self, call: ToolCall, result: ExecutionResult) -> None:
-        error = "" if result.error is None else f": {_one_line(result.error)}"
-        self._tell(f"{_one_line(call.name)} {result.status} in {result.duration_ms:.0f} ms{error}")
-
-    def _show_progress(
-        self, call: ToolCall, progress: float, total: float | None, message: str | None
-    ) -> None:
-        self._tell(f"{_one_line(call.name)} {terminal.progress(progress, total, message)}")
-
-    def _tell(self, line: str) -> None:
-        if self._held is not None:
-            self._held.append(f"  {line}")  # a question is open: nothing may push it out of sight
-            return
-        self._end_line()
-        _say(f"  {line}")
-
-    def _end_line(self) -> None:
-        if self._is_in_line:
-            print(flush=True)
-            self._is_in_line = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Tools:
-    """What the loop needs of a tool system."""
-
-    executor: Any
-    async_executor: Any
-
-
-def _shortened(arguments: Mapping[str, Any]) -> str:
-    return _one_line(json.dumps(arguments, ensure_ascii=False, default=str)[1:-1])
-
-
-def _one_line(text: str) -> str:
-    """Return `text` so that it stays on one line, whatever it holds, and its end is in sight."""
-    text = " ".join(text.split())
-    return terminal.for_display(text if len(text) <= _ARGUMENTS_CHARS else f"{text[:_ARGUMENTS_CHARS]}…")
-
-
-def _converse(talk: _Talk) -> int:
-    _say(f"{talk.model}, with {len(talk.app.executor.visible_tools())} tools; /help says more")
+def _converse(talk: Talk) -> int:
+    say(f"{talk.model}, with {len(talk.app.executor.visible_tools())} tools; /help says more")
     while True:
         try:
-            line = terminal.read_pasted("\n> ").strip()
+            # Some locales let bytes through that are no text, which no request could be encoded with.
+            line = terminal.read_pasted("\n> ").encode(errors="replace").decode().strip()
         except EOFError:
             break
         except KeyboardInterrupt:
@@ -325,41 +155,48 @@ def _converse(talk: _Talk) -> int:
             _command(talk, line)
         elif line:
             _turn(talk, line)
-    _say(f"\n{talk.cost()}")
+    say(f"\n{talk.cost()}")
     return exits.OK
 
 
-def _turn(talk: _Talk, prompt: str) -> None:
+def _turn(talk: Talk, prompt: str) -> None:
     try:
         run = talk.answer(prompt)
     except KeyboardInterrupt:  # the second one: nobody waited for the end
         talk.cut_off += 1
-        _say("\nwithdrawn; the chat is as it was before, but what tools have already done stays done")
+        say("\nwithdrawn; the chat is as it was before, but what tools have already done stays done")
         return
     if run.stop == "interrupted":
-        _say("\nwithdrawn; what tools have already done stays done, and the model is told of it")
+        say("\nwithdrawn; what tools have already done stays done, and the model is told of it")
     elif run.stop != "finished":
-        _say(f"({terminal.for_display(run.detail)})")
+        way_out = "; /undo forgets the prompt" if run.stop == "failed" and run.steps else ""
+        say(f"({terminal.for_display(run.detail)}{way_out})")
 
 
-def _command(talk: _Talk, line: str) -> None:
+def _command(talk: Talk, line: str) -> None:
     name, _, rest = line.partition(" ")
     match name:
         case "/tools":
             for tool in talk.app.executor.visible_tools():
-                _say(f"  {tool.name}: {_one_line(tool.description)}")
+                say(f"  {tool.name}: {one_line(tool.description)}")
         case "/cost":
-            _say(talk.cost())
+            say(talk.cost())
         case "/clear":
-            talk.messages = []
-            _say("forgotten")
+            talk.clear()
+            say("forgotten")
+        case "/undo":
+            say(
+                "the last prompt is forgotten; what tools have done stays done"
+                if talk.undo()
+                else "there is none"
+            )
         case "/save" if rest.strip():
             try:
                 with open(rest.strip(), "x", encoding="utf-8") as file:
                     json.dump(talk.messages, file, indent=2, ensure_ascii=False, default=str)
             except OSError as error:
-                _say(f"not saved: {error.strerror}")
+                say(f"not saved: {error.strerror}")
             else:
-                _say(f"saved to {rest.strip()}")
+                say(f"saved to {rest.strip()}")
         case _:
-            _say(HELP)
+            say(HELP)
