@@ -25,7 +25,11 @@ class Terminal:
 
     def type(self, text: str) -> None:
         """Send what a person types."""
-        os.write(self.descriptor, text.encode())
+        self.send(text.encode())
+
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        os.write(self.descriptor, data)
 
     def interrupt(self) -> None:
         """Press Ctrl-C, and again after a while if it was too early: Python loses one that comes
@@ -42,12 +46,14 @@ class Terminal:
         deadline = time.monotonic() + WAIT_S
         while text.encode() not in seen:
             ready, _, _ = select.select([self.descriptor], [], [], max(0, deadline - time.monotonic()))
-            assert ready, f"never saw {text!r}, only {seen.decode()}"
+            assert ready, f"never saw {text!r}, only {seen.decode(errors='replace')}"
             try:
                 seen += os.read(self.descriptor, 65536)
             except OSError:
-                raise AssertionError(f"it ended without {text!r}, after {seen.decode()}") from None
-        return seen.decode()
+                raise AssertionError(
+                    f"it ended without {text!r}, after {seen.decode(errors='replace')}"
+                ) from None
+        return seen.decode(errors="replace")
 
     def read_rest(self) -> str:
         """Return what is shown until the process is gone, and wait for it."""
@@ -56,12 +62,12 @@ class Terminal:
         with suppress(OSError):  # EIO says that nobody holds the other end any more
             while True:
                 ready, _, _ = select.select([self.descriptor], [], [], max(0, deadline - time.monotonic()))
-                assert ready, f"it does not end, after {seen.decode()}"
+                assert ready, f"it does not end, after {seen.decode(errors='replace')}"
                 if not (piece := os.read(self.descriptor, 65536)):
                     break
                 seen += piece
         self.process.wait(WAIT_S)
-        return seen.decode()
+        return seen.decode(errors="replace")
 
 
 @contextmanager

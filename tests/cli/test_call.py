@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -253,6 +254,59 @@ def test_a_long_paste_does_not_answer_the_question(environ: dict[str, str], tmp_
         terminal.process.communicate(timeout=WAIT_S)
         assert terminal.process.returncode == 3
     assert not path.exists()
+
+
+def test_a_yes_among_pasted_lines_is_none(environ: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    call = ("put", "--arg", f"path={path}", "--arg", "content=new")
+    with at_terminal(*call, environ=environ) as terminal:
+        terminal.read_until("Do it? [y/N] ")
+        terminal.type("y\nrm -rf notes\nmore of a pasted text\n")
+        out, _ = terminal.process.communicate(timeout=WAIT_S)
+        assert terminal.process.returncode == 3
+        assert "as if pasted" in out.decode()
+    assert not path.exists()
+
+
+def test_of_two_questions_at_one_terminal_one_waits_for_the_other(tmp_path: Path) -> None:
+    """Otherwise whoever reads first has a yes that was meant for the other one."""
+    program = """
+import anyio
+from mcp_tools import ToolCall, ToolSystem, confirm_at_terminal
+
+tools = ToolSystem(confirm=confirm_at_terminal)
+
+@tools.register(requires_confirmation=True)
+def act(what: str) -> str:
+    "Act."
+    print("RAN", what, flush=True)
+    return what
+
+async def run(what):
+    await tools.execute_calls([ToolCall(id=what, name="act", arguments={"what": what})])
+
+async def main():
+    async with anyio.create_task_group() as group:
+        group.start_soon(run, "one")
+        group.start_soon(run, "two")
+
+anyio.run(main)
+print("END", flush=True)
+"""
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    with at_a_terminal([sys.executable, "-c", program], env=environ, cwd=tmp_path) as terminal:
+        first = terminal.read_until("Do it? [y/N] ")
+        asked = [what for what in ("one", "two") if f'"{what}"' in first]
+        assert len(asked) == 1, first
+        terminal.type("n\n")
+        second = terminal.read_until("Do it? [y/N] ")
+        terminal.type("y\n")
+        after = terminal.read_rest()
+    (other,) = {"one", "two"} - set(asked)
+    assert f'"{other}"' in second
+    assert "RAN" not in first + second
+    assert f"RAN {other}" in after
+    assert "END" in after
 
 
 def test_nothing_in_an_argument_can_move_the_cursor_or_hide(environ: dict[str, str], tmp_path: Path) -> None:

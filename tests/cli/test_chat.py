@@ -206,6 +206,53 @@ def test_a_prompt_that_is_no_text_and_a_limit_that_is_no_number_are_wrong_uses(t
     assert "a whole number over 0, not 'x'" in wrong.stderr
 
 
+def test_a_prompt_that_is_refused_is_forgotten_and_a_failed_one_can_be(tmp_path: Path) -> None:
+    too_long = Failure(status=400, kind="invalid_request_error", message="prompt is too long")
+    script = [
+        too_long,
+        says("Short."),
+        asks(use("c1", "list_allowed_directories")),
+        too_long,
+        says("Undone."),
+    ]
+    with AnthropicServer(script) as server:
+        argv = command("--base-url", server.url)
+        with at_a_terminal(argv, env=environ(tmp_path, ANTHROPIC_API_KEY=KEY), cwd=ROOT) as terminal:
+            terminal.read_until("\n> ")
+            for prompt, said in (("long", "too long"), ("short", "Short."), ("tool", "/undo forgets")):
+                terminal.type(f"{prompt}\n")
+                assert said in terminal.read_until("\n> ")
+            terminal.type("/undo\n")
+            assert "forgotten" in terminal.read_until("\n> ")
+            terminal.send(b"caf\xe9?\n")
+            assert "Undone." in terminal.read_until("\n> ")
+            terminal.type("/quit\n")
+            terminal.read_rest()
+    prompts = [
+        [message["content"] for message in request["messages"] if message["role"] == "user"]
+        for request in server.requests
+    ]
+    assert prompts[1] == ["short"]
+    assert prompts[-1] == ["short", "caf??"]
+
+
+def test_what_the_sdk_waits_for_is_said(tmp_path: Path) -> None:
+    script = [Failure(status=529, kind="overloaded_error", headers={"retry-after": "1"}), says("Here.")]
+    with AnthropicServer(script) as server:
+        done = run(tmp_path, "--base-url", server.url, "Hello", ANTHROPIC_API_KEY=KEY)
+    assert (done.returncode, done.stdout) == (0, "Here.\n")
+    assert "the provider answers 529, and asks to wait for 1 s" in done.stderr
+
+
+@pytest.mark.parametrize("url", ["foo", "file:///etc", "http://[::1", "http://x\ny/", "http://:1"])
+@pytest.mark.parametrize("provider", ["anthropic", "openai"])
+def test_a_base_url_that_is_none_is_a_wrong_use(tmp_path: Path, url: str, provider: str) -> None:
+    keys = {"ANTHROPIC_API_KEY": KEY, "OPENAI_API_KEY": KEY}
+    done = run(tmp_path, "--provider", provider, "--base-url", url, "Hello", **keys)
+    assert done.returncode == 2
+    assert "--base-url must be" in done.stderr
+
+
 def test_a_pasted_text_is_one_prompt(tmp_path: Path) -> None:
     with AnthropicServer([says("Read."), says("Never.")]) as server:
         argv = command("--base-url", server.url)
