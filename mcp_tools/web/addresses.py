@@ -43,7 +43,7 @@ _NOT_PUBLIC_6: Final = tuple(
     )
 )
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _ISATAP: Final = frozenset({0x00005EFE, 0x02005EFE})
 
 
@@ -61,7 +61,7 @@ def is_public(address: Address) -> bool:
     if address.scope_id is not None:
         return False
     bits = int(address)
-    if address in _MAPPED or address in _NAT64:
+    if address in _MAPPED or address in NAT64:
         return is_public(ipaddress.IPv4Address(bits & 0xFFFFFFFF))
     if address not in _GLOBAL_6 or any(address in network for network in _NOT_PUBLIC_6):
         return False

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 import anyio
+import anyio.lowlevel
 
 from mcp_tools.web import urls
 from mcp_tools.web.bodies import ACCEPT_ENCODING, Body
-from mcp_tools.web.names import Resolver, addresses_of, resolve
+from mcp_tools.web.names import Resolver, addresses_of, refuse_inside_names, resolve
 from mcp_tools.web.pace import Pace
 from mcp_tools.web.types import MayFollow, Reach, Refused, Unreachable, WebResponse
 
@@ -30,6 +31,9 @@ _CARRIED: Final = frozenset({"authorization", "proxy-authorization", "cookie", "
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _WIRE_SLACK_BYTES: Final = 1024**2
+_MANY_PIECES: Final = 5_000
+_SMALL_BYTES: Final = 64
+_PIECES_AT_ONCE: Final = 200
 
 
 class WebClient:
@@ -187,7 +191,12 @@ class WebClient:
                     await answer.aclose()
         except httpcore2.LocalProtocolError:
             raise Refused("the request cannot be sent: a header holds what no header may") from None
-        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as error:
+        except (
+            httpcore2.NetworkError,
+            httpcore2.ProtocolError,
+            httpcore2.TimeoutException,
+            OSError,  # of TLS, once the connection is there
+        ) as error:
             raise Unreachable(_why(url, error)) from None
         except httpcore2.ProxyError:
             raise Unreachable("the configured proxy refused to connect") from None
@@ -200,6 +209,8 @@ class WebClient:
             return await addresses_of(url, resolver=self._resolver, is_allowed=is_allowed)
         if url.address is not None:
             await addresses_of(url, resolver=self._resolver, is_allowed=is_allowed)
+        elif not is_allowed:
+            refuse_inside_names(url)
         host = self._proxy.url.host.decode("ascii")
         scheme = self._proxy.url.scheme.decode("ascii")
         named = urls.parse(f"{scheme}://[{host}]" if ":" in host else f"{scheme}://{host}")
@@ -217,7 +228,14 @@ class WebClient:
         # The body of a redirect is for people; nobody is shown it, and it could be endless.
         is_wanted = answer.status not in _REDIRECTS or "location" not in headers
         if is_wanted:
+            pieces = taken_bytes = 0
             async for data in answer.aiter_stream():
+                pieces += 1
+                taken_bytes += len(data)
+                if pieces > _MANY_PIECES and taken_bytes < pieces * _SMALL_BYTES:
+                    raise Unreachable(f"the answer of {url.netloc} comes in too many small pieces")
+                if pieces % _PIECES_AT_ONCE == 0:
+                    await anyio.lowlevel.checkpoint()  # they may all be here already
                 if not body.take(data):
                     break
         return WebResponse(

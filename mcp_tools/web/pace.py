@@ -11,7 +11,7 @@ from typing import Final
 
 import anyio
 
-from mcp_tools.web.types import Unreachable
+from mcp_tools.web.types import Busy
 
 AT_ONCE: Final = 4
 DISTANCE_S: Final = 0.1
@@ -54,7 +54,7 @@ class Pace:
         """Wait for a turn and hold it. Cancelling while it waits gives it up.
 
         Raises:
-            Unreachable: Too many hosts are asked at once.
+            Busy: Too many hosts are asked at once.
         """
         place = self._place(host)
         place.users += 1
@@ -93,5 +93,5 @@ class Pace:
             return
         idle = next((host for host, place in self._places.items() if not place.users), None)
         if idle is None:
-            raise Unreachable("too many sites are asked at once; try again later", retry_after_s=5)
+            raise Busy("too many sites are asked at once; try again later", retry_after_s=5)
         del self._places[idle]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import anyio.to_thread
 from mcp_tools.retry_after import retry_after_s
 from mcp_tools.web import urls
 from mcp_tools.web.pace import Pace
-from mcp_tools.web.types import Refused, Unreachable, Web
+from mcp_tools.web.types import Busy, MayFollow, Refused, Unreachable, Web
 
 if TYPE_CHECKING:
     from protego import Protego
@@ -26,6 +27,10 @@ FRESH_S: Final = 3600.0
 FAILED_S: Final = 60.0
 MAX_CRAWL_DELAY_S: Final = 30.0
 MAX_WAIT_S: Final = 5.0
+MAX_LINES: Final = 5_000
+"""That concern us; whoever has more cannot be obeyed, and nothing is fetched from there."""
+_USER_AGENT: Final = re.compile(r"user[-\s]*agent(?:\s*:|\s)(.*)", re.IGNORECASE)
+_OF_THE_SITE: Final = re.compile(r"(?:sitemaps?|site-map|host)\b", re.IGNORECASE)
 _OK: Final = 200
 _CLIENT_ERRORS: Final = range(400, 500)
 _BUSY: Final = 429
@@ -63,14 +68,18 @@ class Robots:
         self._under_way: dict[str, anyio.Event] = {}
         self._pace = Pace(clock=clock)
 
-    async def check(self, url: str) -> None:
+    async def check(self, url: str, may_follow: MayFollow | None = None) -> None:
         """Return if the site lets this page be fetched now.
 
+        Args:
+            may_follow: Asked before a redirect of robots.txt is followed. What it raises is raised, and says
+                nothing of the site.
         Raises:
             Refused: It does not; `retry_after_s` says when it may, if it may later.
+            Busy: It could not be asked now.
         """
         page = urls.parse(url)
-        site = await self._site(page.origin)
+        site = await self._site(page.origin, may_follow)
         if site.fault:
             wait_s = max(site.until_s - self._clock(), 1.0)
             raise Refused(
@@ -96,7 +105,7 @@ class Robots:
                 )
             await anyio.sleep(wait_s)
 
-    async def _site(self, origin: str) -> _Site:
+    async def _site(self, origin: str, may_follow: MayFollow | None) -> _Site:
         while True:
             site = self._sites.get(origin)
             if site is not None and self._clock() < site.until_s:
@@ -107,25 +116,29 @@ class Robots:
             await under_way.wait()
         done = self._under_way[origin] = anyio.Event()
         try:
-            site = await self._fetch(origin)
+            site = await self._fetch(origin, may_follow)
             self._keep(origin, site)
             return site
         finally:
             del self._under_way[origin]
             done.set()
 
-    async def _fetch(self, origin: str) -> _Site:
+    async def _fetch(self, origin: str, may_follow: MayFollow | None) -> _Site:
         try:
-            answer = await self._web.get(f"{origin}/robots.txt", accept="text/plain")
+            answer = await self._web.get(f"{origin}/robots.txt", accept="text/plain", may_follow=may_follow)
+        except Busy:
+            raise
         except Unreachable as error:
             return self._failed("cannot be reached", error.retry_after_s)
         if answer.status == _OK:
             from protego import Protego
 
-            body = answer.body[:MAX_ROBOTS_BYTES]
+            lines = _ours(answer.body[:MAX_ROBOTS_BYTES].decode("utf-8-sig", "replace"), self._token)
+            if len(lines) > MAX_LINES:
+                return self._failed(f"has more than {MAX_LINES:,} lines for programs like this one", None)
             # Long files take a while to read, and others should not wait for it.
-            rules = await anyio.to_thread.run_sync(Protego.parse, body.decode("utf-8-sig", "replace"))
-            return _Site(until_s=self._clock() + FRESH_S, size_bytes=len(body), rules=rules)
+            rules = await anyio.to_thread.run_sync(Protego.parse, "\n".join(lines))
+            return _Site(until_s=self._clock() + FRESH_S, size_bytes=sum(map(len, lines)), rules=rules)
         if answer.status in _CLIENT_ERRORS and answer.status != _BUSY:
             return _Site(until_s=self._clock() + FRESH_S)
         return self._failed(f"answered {answer.status}", retry_after_s(answer.headers))
@@ -140,3 +153,30 @@ class Robots:
         while len(self._sites) > MAX_SITES or (size_bytes > MAX_KEPT_BYTES and len(self._sites) > 1):
             _, forgotten = self._sites.popitem(last=False)
             size_bytes -= forgotten.size_bytes
+
+
+def _ours(text: str, token: str) -> list[str]:
+    """Return the lines of a robots.txt that are for this program or for all.
+
+    The library makes a rule of each line for each program named above it: with all of them a hostile file is
+    a bomb. Programs are named by their product tokens, whatever their case (RFC 9309, 2.2.1).
+    """
+    kept: list[str] = []
+    named: set[str] = set()
+    is_naming = False
+    for line in text.splitlines():
+        line = line.partition("#")[0].strip()  # noqa: PLW2901 - the line without its comment
+        found = _USER_AGENT.match(line)
+        if found is not None:
+            named = named if is_naming else set()
+            is_naming = True
+            name = found.group(1).strip().partition("/")[0].strip().lower()
+            if name == "*" or name.replace("*", "") == token.lower():
+                named.add("*" if name == "*" else token)
+        elif line and not _OF_THE_SITE.match(line):
+            if is_naming:
+                kept += [f"User-agent: {name}" for name in sorted(named)]
+            is_naming = False
+            if named:
+                kept.append(line)
+    return kept

@@ -34,6 +34,10 @@ class Unreachable(WebError):
     """Nobody answered, or not in time, or in no way that can be read."""
 
 
+class Busy(Unreachable):
+    """Nobody was asked: too much is under way here already. It says nothing of the site."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
     """Where requests may go, and how much of an answer is taken.

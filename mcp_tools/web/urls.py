@@ -6,9 +6,9 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, unquote, urljoin
 
-from mcp_tools.web.addresses import Address
+from mcp_tools.web.addresses import NAT64, Address
 from mcp_tools.web.types import Refused
 
 MAX_URL_CHARS: Final = 8192
@@ -20,6 +20,9 @@ _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _CONTROL = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\\\ud800-\udfff]")
 _DOT = re.compile(r"%2e", re.IGNORECASE)
+_UNRESERVED = re.compile(r"%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE)
+_SLASHES = re.compile(r"/{2,}")
+_DECODINGS: Final = 3  # a server behind a proxy behind another
 _KEPT: Final = "%/:?#[]@!$&'()*+,;=-._~"
 
 
@@ -73,13 +76,29 @@ def parse(text: str) -> Url:
     host_text, port = _split_port(authority, scheme)
     host, address = _host(host_text)
     path, mark, query = tail.partition("?")
-    target = _without_dots(quote(path, safe=_KEPT)) + mark + quote(query, safe=_KEPT)
+    path = _UNRESERVED.sub(lambda found: chr(int(found.group()[1:], 16)), quote(path, safe=_KEPT))
+    path = _without_dots(path)
+    if _hides_dots(path):
+        raise Refused("the path hides '..' behind an encoding, which servers read in different ways")
+    target = path + mark + quote(query, safe=_KEPT)
     return Url(scheme=scheme, host=host, port=port, target=target, address=address)
 
 
 def spellings(url: Url) -> tuple[str, ...]:
-    """Return how rules may name a page: its URL, its host and port, its host."""
-    return tuple(dict.fromkeys((str(url), url.netloc, url.host)))
+    """Return how rules may name a page: its URL, its origin, its host with and without the port; the same
+    with the port written out, with its name in Unicode, and without empty parts of the path.
+    """
+    place = f"[{url.host}]" if ":" in url.host else url.host
+    ported = f"{place}:{url.port}"
+    path, mark, query = url.target.partition("?")
+    names = [str(url), url.origin, url.netloc, url.host, ported, f"{url.scheme}://{ported}{url.target}"]
+    names.append(url.origin + _SLASHES.sub("/", path) + mark + query)
+    if "xn--" in url.host:
+        import idna
+
+        name = idna.decode(url.host)
+        names += [name, f"{name}:{url.port}", f"{url.scheme}://{name}", f"{url.scheme}://{name}{url.target}"]
+    return tuple(dict.fromkeys(names))
 
 
 def join(base: Url, location: str) -> Url:
@@ -89,7 +108,11 @@ def join(base: Url, location: str) -> Url:
         Refused: As for `parse`.
     """
     _check_characters(location)
-    return parse(urljoin(str(base), location))
+    try:
+        joined = urljoin(str(base), location)
+    except ValueError:  # its text quotes the stranger's
+        raise Refused("the page redirects to what is no URL") from None
+    return parse(joined)
 
 
 def allowed_hosts(entries: frozenset[str]) -> frozenset[tuple[str, int | None]]:
@@ -163,6 +186,10 @@ def _host(text: str) -> tuple[str, Address | None]:
             raise Refused("the host in brackets is no IPv6 address") from None
         if literal.scope_id is not None:
             raise Refused("addresses with a zone id lead to this machine's own links and are not asked")
+        if literal.ipv4_mapped is not None or literal in NAT64:
+            raise Refused(
+                "an IPv4 address inside an IPv6 one counts as not public; write the IPv4 address itself"
+            )
         return str(literal), literal
     name = _ascii_name(text)
     if _NUMBER.fullmatch(name.rpartition(".")[2]):
@@ -196,6 +223,14 @@ def _ascii_name(text: str) -> str:
         except UnicodeError:
             raise Refused("the host is no valid international name") from None
     return name
+
+
+def _hides_dots(path: str) -> bool:
+    for _ in range(_DECODINGS):
+        path = unquote(path)
+        if ".." in re.split(r"[/\\]", path):
+            return True
+    return False
 
 
 def _without_dots(path: str) -> str:

@@ -99,7 +99,8 @@ async def test_a_crawl_delay_is_kept_within_a_bound(client: MakeClient) -> None:
 
 async def test_long_files_are_read_in_part_and_sites_are_forgotten(client: MakeClient) -> None:
     def answer(peer: socket.socket, head: bytes) -> None:
-        says(b"#" * 600 * 1024 + b"\nUser-agent: *\nDisallow: /\n")(peer, head)
+        lines = (b"Disallow: /never%03d" % number + b"x" * 1000 + b"\n" for number in range(600))
+        says(b"User-agent: *\n" + b"".join(lines) + b"Disallow: /\n")(peer, head)
 
     async def here(host: str, port: int) -> list[str]:
         return ["127.0.0.1"]
