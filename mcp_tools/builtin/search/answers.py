@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from mcp_tools.builtin.search.turns import LONGEST_ASKED_REST_S
 from mcp_tools.builtin.search.types import Failed, Kind
 from mcp_tools.retry_after import retry_after_s
 from mcp_tools.web.types import WebResponse
+
+MAX_BODY_BYTES: Final = 1024**2
+MAX_ROWS: Final = 200
+MAX_TEXT_CHARS: Final = 4_000
 
 
 def windows_reset(headers: Mapping[str, str]) -> float | None:
@@ -67,8 +71,9 @@ def read_json(response: WebResponse) -> dict[str, Any]:
     Raises:
         Failed: It is no JSON object, or not whole.
     """
-    if response.is_cut:
-        raise Failed(Kind.UNAVAILABLE, f"its answer is larger than {len(response.body):,} bytes")
+    # Reading JSON holds up everything else in the server, and no page of results is as large.
+    if response.is_cut or len(response.body) > MAX_BODY_BYTES:
+        raise Failed(Kind.UNAVAILABLE, f"its answer is larger than {MAX_BODY_BYTES:,} bytes")
     body = response.body.strip()
     if not body:
         raise Failed(Kind.BLOCKED, "answered with an empty page")
@@ -84,27 +89,23 @@ def read_json(response: WebResponse) -> dict[str, Any]:
 
 
 def rows(data: Mapping[str, Any], *path: str) -> list[dict[str, Any]]:
-    """Return the list of objects at `path`; where it is missing, there is none.
+    """Return the objects of the list at `path`, the first ones: nobody wants as many.
 
     Raises:
-        Failed: Something else is there.
+        Failed: There is no list. Some providers say with status 200 what is wrong.
     """
     value: Any = data
     for name in path:
-        if not isinstance(value, dict):
-            raise Failed(Kind.UNAVAILABLE, "its answer is JSON of an unknown form")
-        value = value.get(name)
-        if value is None:
-            return []
+        value = value.get(name) if isinstance(value, dict) else None
     if not isinstance(value, list):
-        raise Failed(Kind.UNAVAILABLE, "its answer is JSON of an unknown form")
-    return [row for row in value if isinstance(row, dict)]
+        raise Failed(Kind.UNAVAILABLE, "its answer is JSON of another form than that of results")
+    return [row for row in value[:MAX_ROWS] if isinstance(row, dict)]
 
 
 def text_of(row: Mapping[str, Any], *names: str) -> str:
-    """Return the first of these fields that is a text and not empty."""
+    """Return the beginning of the first of these fields that is a text and not empty."""
     for name in names:
         value = row.get(name)
         if isinstance(value, str) and value.strip():
-            return value
+            return value[:MAX_TEXT_CHARS]
     return ""

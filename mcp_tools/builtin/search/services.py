@@ -137,6 +137,8 @@ def _brave(url: str, key: str, web: Web) -> Service:
         return Question(method="GET", url=f"{url}?{urlencode({'q': words, 'count': count})}", headers=headers)
 
     def read(data: dict[str, Any]) -> tuple[Hit, ...]:
+        # Where it found no pages, `web` is missing; what is wrong it says in another form.
+        is_search = data.get("type") == "search" or "query" in data
         return tuple(
             Hit(
                 title=_without_emphasis(text_of(row, "title")),
@@ -147,7 +149,7 @@ def _brave(url: str, key: str, web: Web) -> Service:
                 if isinstance(profile := row.get("profile"), dict)
                 else None,
             )
-            for row in rows(data, "web", "results")
+            for row in (rows(data, "web", "results") if "web" in data or not is_search else ())
         )
 
     def refuse(response: WebResponse) -> None:
@@ -214,7 +216,9 @@ def _kagi(url: str, key: str, web: Web) -> Service:
         return Question(method="GET", url=f"{url}?{urlencode({'q': query, 'limit': count})}", headers=headers)
 
     def read(data: dict[str, Any]) -> tuple[Hit, ...]:
-        found = tuple(
+        if data.get("error"):
+            raise Failed(Kind.REJECTED, "reports an error of the request or the account")
+        return tuple(
             Hit(
                 title=_without_emphasis(text_of(row, "title")),
                 url=text_of(row, "url"),
@@ -225,9 +229,6 @@ def _kagi(url: str, key: str, web: Web) -> Service:
             for row in rows(data, "data")
             if row.get("t") == 0
         )
-        if not found and rows(data, "error"):
-            raise Failed(Kind.REJECTED, "reports an error of the request or the account")
-        return found
 
     return Service(name="kagi", web=web, ask=ask, read=read, most=50, interval_s=0.5)
 

@@ -37,7 +37,8 @@ class Turns:
         self._why: Failed | None = None
 
     async def take(self, most_s: float = LONGEST_WAIT_S) -> None:
-        """Wait for the next turn, for `most_s` at most. A cancelled wait has used its turn.
+        """Wait for the next turn, for `most_s` at most. The last that waits gives its turn back when it is
+        cancelled.
 
         Raises:
             Failed: It rests after a failure, or too many others wait.
@@ -54,7 +55,12 @@ class Turns:
             )
         self._next = turn + self._interval_s
         if turn > now:
-            await anyio.sleep(turn - now)
+            try:
+                await anyio.sleep(turn - now)
+            except BaseException:
+                if self._next == turn + self._interval_s:  # nobody stands behind
+                    self._next = turn
+                raise
             # Whoever was before us may have been told to stop.
             self.refuse_while_resting()
 
