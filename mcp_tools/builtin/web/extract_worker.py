@@ -10,17 +10,28 @@ import re
 import resource
 import sys
 
-CPU_SECONDS = 10
+CPU_SECONDS = 4
+MAX_ELEMENTS = 50_000
 MEMORY_BYTES = 1024 * 1024 * 1024
 MAX_CHARS = 2_000_000
+MAX_STYLE_CHARS = 5_000
 # These decode what looks like plain ASCII into markup, or are no charsets of the web.
-FORBIDDEN = {"utf-7", "punycode", "idna", "unicode_escape", "raw_unicode_escape"}
-HIDDEN = "//script|//style|//template|//noscript|//*[@hidden]|//*[@aria-hidden='true']"
+FORBIDDEN = {"utf-7", "punycode", "idna", "unicode-escape", "raw-unicode-escape"}
+HIDDEN = (
+    "//script|//style|//template|//noscript|//*[@hidden]"
+    "|//*[translate(normalize-space(@aria-hidden),'TRUE','true')='true']"
+)
+_NOTHING = r"(?:-\d|(?:0+(?:\.0*)?|\.0+)(?![\d.])|0*\.\d+px|0*\.0\d)"
 UNSEEN_STYLE = re.compile(
-    r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)"
-    r"|(?:font-size|opacity)\s*:\s*0+(?:\.0+)?(?:[a-z%]+)?\s*(?:;|!|$)",
+    r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|content-visibility\s*:\s*hidden"
+    rf"|(?:font-size|opacity|zoom)\s*:\s*{_NOTHING}|font\s*:[^;]*?(?<![\d.]){_NOTHING}[a-z%]*[\s/]"
+    r"|(?<![-\w])color\s*:\s*transparent|(?:left|top|right|bottom|text-indent|margin-left)\s*:\s*-\d{3,}"
+    r"|transform\s*:[^;]*scale[xy]?\(\s*0(?:\.0*)?\s*[,)]|clip-path\s*:\s*(?:inset\(\s*(?:50|100)%|circle\(\s*0)"
+    r"|clip\s*:\s*rect\(\s*(?:0|1px)",
     re.IGNORECASE,
 )
+CSS_COMMENT = re.compile(r"/\*.*?(?:\*/|$)", re.DOTALL)
+CSS_ESCAPE = re.compile(r"\\([0-9a-fA-F]{1,6})\s?|\\(.)", re.DOTALL)
 
 
 def main() -> None:
@@ -56,7 +67,7 @@ def decoded(body: bytes, charset: str, *, is_html: bool) -> str:
     for name in (charset, in_page):
         try:
             known = codecs.lookup(name).name
-            if known not in FORBIDDEN:
+            if known.replace("_", "-") not in FORBIDDEN:
                 return body.decode(known, "replace")
         except (LookupError, ValueError):
             continue
@@ -86,16 +97,34 @@ def from_html(text: str, url: str) -> tuple[str, str]:
     refresh = tree.xpath("//meta[translate(@http-equiv,'REFSH','refsh')='refresh']/@content")
     for node in [
         *tree.xpath(HIDDEN),
-        *(node for node in tree.xpath("//*[@style]") if UNSEEN_STYLE.search(node.get("style"))),
+        *(node for node in tree.xpath("//*[@style]") if is_unseen(node.get("style"))),
     ]:
         if node.getparent() is not None:
             node.drop_tree()
-    plain = trafilatura.html2txt(lxml.html.tostring(tree, encoding="unicode"))
-    found = trafilatura.extract(
-        tree, url=url, output_format="markdown", include_links=True, include_comments=False, fast=True
-    )
+    # What finds the article takes far longer than what reads all there is.
+    if sum(1 for _ in tree.iter()) > MAX_ELEMENTS:
+        found = None
+        plain = "\n".join(line for text in tree.itertext() if (line := " ".join(text.split())))
+    else:
+        plain = trafilatura.html2txt(lxml.html.tostring(tree, encoding="unicode"))
+        found = trafilatura.extract(
+            tree, url=url, output_format="markdown", include_links=True, include_comments=False, fast=True
+        )
     note = f"[The page wants to go on to: {refresh[0]}. That was not followed.]\n\n" if refresh else ""
     return " ".join(title.split()), note + (found or plain)
+
+
+def is_unseen(style: str) -> bool:
+    """Say whether a reader sees nothing of an element with this style."""
+    plain = CSS_COMMENT.sub("", style[:MAX_STYLE_CHARS])
+    return UNSEEN_STYLE.search(CSS_ESCAPE.sub(_unescaped, plain) + " ") is not None
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    if found.group(2) is not None:
+        return found.group(2)
+    number = int(found.group(1), 16)
+    return chr(number) if number <= sys.maxunicode else "\ufffd"
 
 
 if __name__ == "__main__":

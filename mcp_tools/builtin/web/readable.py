@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,14 +12,16 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+import anyio.to_thread
 
 from mcp_tools.errors import ToolError
 from mcp_tools.slots import Slots
 from mcp_tools.web.types import WebResponse
 
-DEADLINE_S: Final = 12.0
+DEADLINE_S: Final = 8.0
 _WORKER: Final = Path(__file__).with_name("extract_worker.py")
 _readers: Final = Slots(2)
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9.+-]{1,60}/[a-z0-9.+-]{1,60}")
 _MAGIC: Final = (
     (b"\x89PNG", "a PNG picture"), (b"\xff\xd8\xff", "a JPEG picture"), (b"GIF8", "a GIF picture"),
     (b"PK\x03\x04", "a ZIP archive or office document"), (b"\x1f\x8b", "gzip data"),
@@ -34,6 +38,12 @@ class Readable:
     is_cut: bool
 
 
+def media_type(answer: WebResponse) -> str:
+    """Return what the server says it is; empty where that has no such form: it is a stranger's text."""
+    named = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return named if _MEDIA_TYPE.fullmatch(named) else ""
+
+
 def kind_of(answer: WebResponse) -> str:
     """Return `html`, `pdf` or `text`, by the content and not by what the server calls it.
 
@@ -43,7 +53,7 @@ def kind_of(answer: WebResponse) -> str:
     head = answer.body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if answer.body.startswith(b"%PDF-"):
         return "pdf"
-    named = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    named = media_type(answer)
     what = next((name for magic, name in _MAGIC if answer.body.startswith(magic)), "")
     is_wide = answer.body.startswith((b"\xff\xfe", b"\xfe\xff"))
     if not what and not is_wide and answer.body[:4096].count(0) > 8:
@@ -66,6 +76,13 @@ async def read(answer: WebResponse, *, raw: bool) -> Readable:
     charset = (
         answer.headers.get("content-type", "").lower().partition("charset=")[2].split(";")[0].strip(" \"'")
     )
+    if kind == "text" or (raw and kind == "html"):
+        # Nothing is parsed, so it needs no process of its own, and waits for nobody else's.
+        from mcp_tools.builtin.web.extract_worker import MAX_CHARS, decoded
+
+        decode = functools.partial(decoded, answer.body, charset[:40], is_html=kind == "html")
+        text = await anyio.to_thread.run_sync(decode)
+        return Readable(title="", text=text[:MAX_CHARS], is_cut=len(text) > MAX_CHARS)
     request = {"kind": kind, "raw": raw, "url": answer.url, "charset": charset[:40]}
     content = json.dumps(request).encode() + b"\n" + answer.body
     owner = object()

@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from mcp_tools.web.types import MayFollow
+
 
 class RobotsRules(Protocol):
     """Says whether a site lets a page be fetched."""
 
-    async def check(self, url: str) -> None:
-        """Raise `Refused` if it does not."""
+    async def check(self, url: str, may_follow: MayFollow | None = None) -> None:
+        """Raise `Refused` if it does not.
+
+        Args:
+            may_follow: Asked before a redirect of the rules themselves is followed.
+        """
         ...
 
 
