@@ -230,12 +230,7 @@ ATTACKS = (
         not_promised=_ONE_PROCESS,
     ),
     _session("go on between the calls of a session (process)", _goes_on("process"), Family.TIME),
-    _session(
-        "go on between the calls of a session (timer)",
-        _goes_on("timer"),
-        Family.TIME,
-        not_promised=_ONE_PROCESS,
-    ),
+    _session("go on between the calls of a session (timer)", _goes_on("timer"), Family.TIME),
     _session("go on between the calls of a session (fork hook)", _goes_on("hook"), Family.TIME),
     _session(
         "go on between the calls of a session (hook before a fork)", _goes_on("hook before"), Family.TIME
