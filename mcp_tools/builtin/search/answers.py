@@ -11,9 +11,9 @@ from mcp_tools.builtin.search.types import Failed, Kind
 from mcp_tools.retry_after import retry_after_s
 from mcp_tools.web.types import WebResponse
 
-MAX_BODY_BYTES: Final = 1024**2
-MAX_ROWS: Final = 200
-MAX_TEXT_CHARS: Final = 4_000
+MAX_BODY_BYTES: Final = 256 * 1024
+MAX_ROWS: Final = 100
+MAX_TEXT_CHARS: Final = 1_000
 
 
 def windows_reset(headers: Mapping[str, str]) -> float | None:

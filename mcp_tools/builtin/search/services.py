@@ -138,7 +138,7 @@ def _brave(url: str, key: str, web: Web) -> Service:
 
     def read(data: dict[str, Any]) -> tuple[Hit, ...]:
         # Where it found no pages, `web` is missing; what is wrong it says in another form.
-        is_search = data.get("type") == "search" or "query" in data
+        is_search = data.get("type") == "search" or isinstance(data.get("query"), dict)
         return tuple(
             Hit(
                 title=_without_emphasis(text_of(row, "title")),
@@ -149,7 +149,7 @@ def _brave(url: str, key: str, web: Web) -> Service:
                 if isinstance(profile := row.get("profile"), dict)
                 else None,
             )
-            for row in (rows(data, "web", "results") if "web" in data or not is_search else ())
+            for row in (rows(data, "web", "results") if data.get("web") or not is_search else ())
         )
 
     def refuse(response: WebResponse) -> None:

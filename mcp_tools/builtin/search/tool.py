@@ -26,7 +26,8 @@ from mcp_tools.web.types import Web
 logger = logging.getLogger(__name__)
 
 MIN_LEFT_S: Final = 0.5
-MAX_UNDER_WAY: Final = 8
+_STOPPING: Final = "the server is stopping; nothing is searched any more"
+MAX_UNDER_WAY: Final = 4
 """Of one principal, so that others get their turns."""
 _Key = tuple[str, str, int]
 UNTRUSTED: Final = (
@@ -37,6 +38,14 @@ UNTRUSTED: Final = (
 def providers(options: SearchOptions, web: Web) -> list[Provider]:
     """Return the configured providers, in order. Asks nobody and loads nothing."""
     return [Keyless(options) if name == "ddgs" else service(name, options, web) for name in options.providers]
+
+
+class _UnderWay:
+    """A search that others may wait for. Without an output, each of them asks for itself."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.output: ToolOutput | None = None
 
 
 class SearchTool:
@@ -64,7 +73,7 @@ class SearchTool:
             seconds=options.cache_s, entries=options.cache_entries, clock=clock
         )
         self._clock = clock
-        self._under_way: dict[_Key, anyio.Event] = {}
+        self._under_way: dict[_Key, _UnderWay] = {}
         self._is_closed = False
 
     async def search(self, query: str, max_results: int, context: CallContext) -> ToolOutput:
@@ -74,23 +83,26 @@ class SearchTool:
             ToolError: The query cannot be asked, or nobody answered; then it holds what each one said.
         """
         if self._is_closed:
-            raise ToolError("the server is stopping; nothing is searched any more")
+            raise ToolError(_STOPPING)
         line = one_line(query)
         # For each principal by itself: how quickly an answer comes would tell what others looked for.
         key = (context.principal, line, max_results)
-        while True:
-            if (kept := self._cache.get(key)) is not None:
-                return copy.deepcopy(kept)  # whoever gets it may change what is in it
-            if (under_way := self._under_way.get(key)) is None:
-                break
-            await under_way.wait()
+        if (kept := self._cache.get(key)) is not None:
+            return copy.deepcopy(kept)  # whoever gets it may change what is in it
+        while (under_way := self._under_way.get(key)) is not None:
+            await under_way.done.wait()
+            if under_way.output is not None:
+                return copy.deepcopy(under_way.output)
+            if self._is_closed:
+                raise ToolError(_STOPPING)
         self._refuse_too_many(context.principal)
-        done = self._under_way[key] = anyio.Event()
+        own = self._under_way[key] = _UnderWay()
         try:
-            return await self._ask(line, max_results, context, key)
+            own.output = await self._ask(line, max_results, context, key)
+            return copy.deepcopy(own.output)
         finally:
             del self._under_way[key]
-            done.set()
+            own.done.set()
 
     def _refuse_too_many(self, principal: str) -> None:
         if sum(asking == principal for asking, *_ in self._under_way) >= MAX_UNDER_WAY:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mcp_tools.builtin.search.answers import MAX_ROWS, MAX_TEXT_CHARS, rows, text_of
@@ -40,7 +41,7 @@ async def test_a_body_of_many_small_rows_is_left(web: LoopbackWeb) -> None:
     body = b'{"type": "search", "web": {"results": [' + b"{}," * 2_000_000 + b"{}]}}"
     found = await asked_past(Reply(body=body), web)
     assert found["provider"] == "tavily"
-    assert "larger than 1,048,576 bytes" in found["passed_over"][0]
+    assert "larger than 262,144 bytes" in found["passed_over"][0]
 
 
 def test_of_many_rows_and_long_texts_the_beginning_is_read() -> None:
@@ -77,6 +78,7 @@ async def test_an_answer_that_trips_our_reading_is_passed_over(
         {"detail": {"error": "rate limit exceeded"}},
         {"message": "Too many requests"},
         {"results": None, "data": None, "web": None},
+        {"query": "q", "error": "rate limit"},
         {"results": {}, "data": {}, "web": {"results": {}}},
     ],
 )
@@ -88,7 +90,7 @@ async def test_an_error_with_status_200_is_not_nothing_found(
 
 
 async def test_brave_without_pages_of_the_web_found_nothing(web: LoopbackWeb) -> None:
-    with engine(as_json({"type": "search", "query": {"original": "q"}, "mixed": {}})) as at:
+    with engine(as_json({"type": "search", "query": {"original": "q"}, "mixed": {}, "web": None})) as at:
         assert (await made("brave", at, web).search("q", 10, timeout_s=5)).hits == ()
 
 
@@ -127,6 +129,29 @@ async def test_the_same_question_at_the_same_time_is_asked_once(web: LoopbackWeb
                     group.start_soon(ask)
     assert [json.dumps(structured(output)) for output in outputs] == [json.dumps(structured(outputs[0]))] * 5
     assert len(one.asked) <= 2  # the one that was withdrawn may have gone out
+
+
+async def test_who_waited_for_one_that_went_asks_and_nothing_found_is_shared(web: LoopbackWeb) -> None:
+    outputs: list[ToolOutput] = []
+    with engine(Reply(drip=True)) as one, engine() as two:
+        tool = SearchTool(both(one, two), web)
+        started = anyio.Event()
+
+        async def ask() -> None:
+            started.set()
+            outputs.append(await tool.search("alpha", 10, CallContext()))
+
+        with anyio.fail_after(WAIT_S):
+            async with anyio.create_task_group() as group, anyio.create_task_group() as leading:
+                leading.start_soon(ask)
+                await started.wait()
+                for _ in range(3):
+                    group.start_soon(ask)
+                await anyio.lowlevel.checkpoint()
+                one.reply = servers.brave([])
+                leading.cancel_scope.cancel()
+    assert [structured(output)["results"] for output in outputs] == [[], [], []]
+    assert len(one.asked) <= 2
 
 
 async def test_one_principal_leaves_room_for_others(web: LoopbackWeb) -> None:
