@@ -281,6 +281,8 @@ def _why(url: urls.Url, error: Exception) -> str:
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the certificate of {url.netloc} is not valid for it"
+        if isinstance(cause, ssl.SSLError):
+            return f"{url.netloc} speaks no TLS that can be used here; is it http:// there?"
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpcore2.ConnectError | httpcore2.ConnectTimeout):
         return f"{url.netloc} does not accept connections; trying again later can help"

@@ -68,10 +68,13 @@ class Robots:
         self._under_way: dict[str, anyio.Event] = {}
         self._pace = Pace(clock=clock)
 
-    async def check(self, url: str, may_follow: MayFollow | None = None) -> None:
+    async def check(
+        self, url: str, may_follow: MayFollow | None = None, *, is_redirect: bool = False
+    ) -> None:
         """Return if the site lets this page be fetched now.
 
         Args:
+            is_redirect: It is where another page of this call leads, so it takes no turn of its own.
             may_follow: Asked before a redirect of robots.txt is followed. What it raises is raised, and says
                 nothing of the site.
         Raises:
@@ -95,7 +98,7 @@ class Robots:
                 "trying again will not help"
             )
         delay_s = min(site.rules.crawl_delay(self._token) or 0.0, MAX_CRAWL_DELAY_S)
-        if delay_s > 0:
+        if delay_s > 0 and not is_redirect:
             wait_s = self._pace.claim(page.origin, delay_s, max_wait_s=MAX_WAIT_S)
             if wait_s > MAX_WAIT_S:
                 raise Refused(
@@ -128,12 +131,18 @@ class Robots:
             answer = await self._web.get(f"{origin}/robots.txt", accept="text/plain", may_follow=may_follow)
         except Busy:
             raise
+        except Refused as error:
+            place = urls.parse(origin).netloc
+            raise Refused(f"the robots.txt of {place} may not be asked: {error}") from None
         except Unreachable as error:
             return self._failed("cannot be reached", error.retry_after_s)
         if answer.status == _OK:
             from protego import Protego
 
-            lines = _ours(answer.body[:MAX_ROBOTS_BYTES].decode("utf-8-sig", "replace"), self._token)
+            body = answer.body
+            if answer.is_cut or len(body) > MAX_ROBOTS_BYTES:
+                body = body[:MAX_ROBOTS_BYTES].rpartition(b"\n")[0]  # half a rule is another one
+            lines = _ours(body.decode("utf-8-sig", "replace"), self._token)
             if len(lines) > MAX_LINES:
                 return self._failed(f"has more than {MAX_LINES:,} lines for programs like this one", None)
             # Long files take a while to read, and others should not wait for it.

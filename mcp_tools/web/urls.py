@@ -96,7 +96,9 @@ def spellings(url: Url) -> tuple[str, ...]:
     if "xn--" in url.host:
         import idna
 
-        name = idna.decode(url.host)
+        name = ".".join(
+            idna.ulabel(part) if part.startswith("xn--") else part for part in url.host.split(".")
+        )
         names += [name, f"{name}:{url.port}", f"{url.scheme}://{name}", f"{url.scheme}://{name}{url.target}"]
     return tuple(dict.fromkeys(names))
 
@@ -107,6 +109,8 @@ def join(base: Url, location: str) -> Url:
     Raises:
         Refused: As for `parse`.
     """
+    # Servers send spaces there, and every program writes them as they should have been.
+    location = location.strip(" \t").replace(" ", "%20")
     _check_characters(location)
     try:
         joined = urljoin(str(base), location)

@@ -208,6 +208,7 @@ async def test_a_proxy_is_not_asked_for_names_of_the_inside(client: MakeClient, 
         ("*.b\u00fccher.example", "http://a.xn--bcher-kva.example/"),
         ("http://example.com/admin/**", "http://example.com/%61dmin/x"),
         ("http://example.com/admin/**", "http://example.com//admin///x"),
+        ("*.b\u00fccher.example", "http://a_b.xn--bcher-kva.example/"),
     ],
 )
 def test_a_rule_means_a_page_however_either_is_written(rule: str, url: str) -> None:
@@ -224,3 +225,24 @@ def test_a_path_that_hides_where_it_leads_is_refused(path: str) -> None:
     with pytest.raises(Refused, match="hides"):
         urls.parse(f"http://example.com{path}")
     assert urls.parse("http://example.com/a%20b/../c%2fd").target == "/c%2fd"
+
+
+def test_spaces_in_a_redirect_are_written_as_they_should_have_been() -> None:
+    base = urls.parse("http://example.com/a/")
+    assert str(urls.join(base, " /two words?q=a b ")) == "http://example.com/two%20words?q=a%20b"
+
+
+async def test_a_page_that_redirects_takes_one_turn_of_a_slow_site(client: MakeClient) -> None:
+    with listening(says(b"User-agent: *\nCrawl-delay: 6\n")) as listener:
+        robots = Robots(client("127.0.0.1"), user_agent="x")
+        await robots.check(listener.url("/a"))
+        await robots.check(listener.url("/a/"), is_redirect=True)
+        with pytest.raises(Refused, match="6 s between pages"):
+            await robots.check(listener.url("/b"))
+
+
+async def test_a_rule_cut_in_half_is_none(client: MakeClient) -> None:
+    head, rule = b"User-agent: *\n", b"\nDisallow: /"
+    lines = head + b"#" * (500 * 1024 - len(head) - len(rule)) + rule + b"private\n"
+    with listening(says(lines)) as listener:
+        await Robots(client("127.0.0.1"), user_agent="x").check(listener.url("/open"))

@@ -4,11 +4,14 @@ Run by `readable.py` as a script. Reads a line of JSON and the body from stdin, 
 """
 
 import codecs
+import contextlib
 import io
 import json
 import re
 import resource
 import sys
+from typing import Any
+from urllib.parse import urljoin
 
 CPU_SECONDS = 4
 MAX_ELEMENTS = 50_000
@@ -30,6 +33,14 @@ UNSEEN_STYLE = re.compile(
     r"|clip\s*:\s*rect\(\s*(?:0|1px)",
     re.IGNORECASE,
 )
+META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?([\w.-]{1,40})", re.IGNORECASE)
+XML_CHARSET = re.compile(rb"\A\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([\w.-]{1,40})", re.IGNORECASE)
+ALIASES = {"x-sjis": "cp932", "windows-31j": "cp932", "x-gbk": "gb18030", "ks_c_5601-1987": "cp949"}
+# Pages say the narrow name and mean the wide one, so that is how browsers read them (WHATWG Encoding).
+AS_BROWSERS_DO = {
+    "iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "tis-620": "cp874", "gb2312": "gb18030",
+    "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "big5hkscs",
+}  # fmt: skip
 CSS_COMMENT = re.compile(r"/\*.*?(?:\*/|$)", re.DOTALL)
 CSS_ESCAPE = re.compile(r"\\([0-9a-fA-F]{1,6})\s?|\\(.)", re.DOTALL)
 
@@ -62,11 +73,15 @@ def decoded(body: bytes, charset: str, *, is_html: bool) -> str:
     for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if body.startswith(mark):
             return body.decode(name, "replace")
-    found = re.search(rb"<meta[^>]{0,200}?charset=[\"']?([\w-]{1,40})", body[:4096], re.IGNORECASE)
-    in_page = found.group(1).decode() if found and is_html else ""
+    pattern = META_CHARSET if is_html else XML_CHARSET
+    found = pattern.search(body[:4096])
+    in_page = found.group(1).decode() if found else ""
+    # A page that can be read for its charset is not in wide characters.
+    in_page = "utf-8" if in_page.lower().startswith(("utf-16", "utf-32")) else in_page
     for name in (charset, in_page):
         try:
-            known = codecs.lookup(name).name
+            known = codecs.lookup(ALIASES.get(name.lower(), name)).name
+            known = AS_BROWSERS_DO.get(known, known)
             if known.replace("_", "-") not in FORBIDDEN:
                 return body.decode(known, "replace")
         except (LookupError, ValueError):
@@ -101,6 +116,7 @@ def from_html(text: str, url: str) -> tuple[str, str]:
     ]:
         if node.getparent() is not None:
             node.drop_tree()
+    absolute_links(tree, url)
     # What finds the article takes far longer than what reads all there is.
     if sum(1 for _ in tree.iter()) > MAX_ELEMENTS:
         found = None
@@ -112,6 +128,20 @@ def from_html(text: str, url: str) -> tuple[str, str]:
         )
     note = f"[The page wants to go on to: {refresh[0]}. That was not followed.]\n\n" if refresh else ""
     return " ".join(title.split()), note + (found or plain)
+
+
+def absolute_links(tree: Any, url: str) -> None:
+    """Write each link as one can be followed from here; what leads to no page of the web is none."""
+    with contextlib.suppress(ValueError):
+        url = urljoin(url, tree.xpath("string(//base[@href][1]/@href)"))
+    for link in tree.iter("a"):
+        target = ""
+        with contextlib.suppress(ValueError):
+            target = urljoin(url, (link.get("href") or "").strip())
+        if target.startswith(("http://", "https://")):
+            link.set("href", target)
+        else:
+            link.attrib.pop("href", None)
 
 
 def is_unseen(style: str) -> bool:

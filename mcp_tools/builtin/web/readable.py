@@ -21,6 +21,12 @@ from mcp_tools.web.types import WebResponse
 DEADLINE_S: Final = 8.0
 _WORKER: Final = Path(__file__).with_name("extract_worker.py")
 _readers: Final = Slots(2)
+_NO_TEXT: Final = {
+    "html": "there is no text on this page for a reader; scripts may make it, which are not run. Look at its "
+    "source with raw=true",
+    "pdf": "there is no text in this PDF; it may hold pictures of pages, which are not read",
+}
+_ELSE: Final = {"html": "; try raw=true", "pdf": ""}
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9.+-]{1,60}/[a-z0-9.+-]{1,60}")
 _MAGIC: Final = (
     (b"\x89PNG", "a PNG picture"), (b"\xff\xd8\xff", "a JPEG picture"), (b"GIF8", "a GIF picture"),
@@ -40,7 +46,7 @@ class Readable:
 
 def media_type(answer: WebResponse) -> str:
     """Return what the server says it is; empty where that has no such form: it is a stranger's text."""
-    named = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    named = answer.headers.get("content-type", "").partition(";")[0].partition(",")[0].strip().lower()
     return named if _MEDIA_TYPE.fullmatch(named) else ""
 
 
@@ -51,7 +57,9 @@ def kind_of(answer: WebResponse) -> str:
         ToolError: It is binary; the text names kind and size.
     """
     head = answer.body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if answer.body.startswith(b"%PDF-"):
+    if b"%PDF-" in answer.body[:1024] and answer.body.lstrip().startswith(b"%PDF-"):
+        if answer.is_cut:
+            raise ToolError(f"this PDF is larger than {len(answer.body):,} bytes, which is not read")
         return "pdf"
     named = media_type(answer)
     what = next((name for magic, name in _MAGIC if answer.body.startswith(magic)), "")
@@ -88,12 +96,12 @@ async def read(answer: WebResponse, *, raw: bool) -> Readable:
     owner = object()
     await _readers.acquire(owner)
     try:
-        return await _run(content)
+        return await _run(content, kind)
     finally:
         _readers.release(owner)
 
 
-async def _run(content: bytes) -> Readable:
+async def _run(content: bytes, kind: str) -> Readable:
     with anyio.move_on_after(DEADLINE_S):
         done = await anyio.run_process(
             [sys.executable, "-I", "-B", str(_WORKER)],
@@ -107,10 +115,7 @@ async def _run(content: bytes) -> Readable:
         if done.returncode == 0:
             found = json.loads(done.stdout)
             if not found["text"].strip():
-                raise ToolError(
-                    "there is no text on this page for a reader; scripts may make it, which are not run. "
-                    "Look at its source with raw=true"
-                )
+                raise ToolError(_NO_TEXT[kind])
             return Readable(title=found["title"], text=found["text"], is_cut=found["is_cut"])
-        raise ToolError("the page could not be read: it is broken or too expensive; try raw=true")
-    raise ToolError(f"the page took over {DEADLINE_S:g} s to read and was given up; try raw=true")
+        raise ToolError(f"it could not be read: it is broken, locked or too expensive{_ELSE[kind]}")
+    raise ToolError(f"it took over {DEADLINE_S:g} s to read and was given up{_ELSE[kind]}")

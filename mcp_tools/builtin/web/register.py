@@ -10,7 +10,7 @@ from mcp_tools.builtin.late import Late
 from mcp_tools.builtin.web.types import FetchOptions, RobotsRules
 from mcp_tools.errors import ToolError
 from mcp_tools.registry import ToolRegistry
-from mcp_tools.types import CallContext, Subject, ToolAnnotations, ToolOutput
+from mcp_tools.types import CallContext, Preview, Subject, ToolAnnotations, ToolOutput
 from mcp_tools.web import urls
 from mcp_tools.web.types import Refused, Web
 
@@ -54,6 +54,10 @@ def register_web_tool(
         except Refused as error:
             raise ToolError(str(error)) from None
 
+    def preview(url: str, **_others: Any) -> Preview:
+        # As it is asked: a name that looks like another one shows in ASCII that it is not.
+        return Preview(text=f"GET {urls.parse(url)}")
+
     async def fetch_url(
         url: Annotated[str, Field(min_length=1, max_length=8192)],
         max_length: Annotated[int, Field(ge=1, le=100_000)] = 5000,
@@ -82,6 +86,7 @@ def register_web_tool(
         requires_confirmation=options.confirms,
         output_schema=RESULT_SCHEMA,
         subjects=subjects,
+        preview=preview,
         annotations=ToolAnnotations(
             read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True
         ),

@@ -104,7 +104,7 @@ class FetchTool:
         async def may_ask(target: str) -> None:
             await may_go(target)
             if self._robots is not None and (self._options.robots_for_asked or not context.asked):
-                await self._robots.check(target, may_go)
+                await self._robots.check(target, may_go, is_redirect=target != str(url))
 
         await may_ask(str(url))
         await context.report_progress(0, 2, f"fetching {url.netloc}")
@@ -117,6 +117,8 @@ def _permit(url: urls.Url, context: CallContext, *, asked_for: urls.Url) -> None
     if context.asked and not _is_same_place(url, asked_for):
         # The person said yes to another place.
         is_permitted = context.screen is not None and context.screen(names) is Decision.ALLOW
+    if context.screen is not None and context.screen(names) is Decision.DENY:
+        raise ToolError(f"this leads to {url.netloc}, which a rule denies; calling again will not help")
     if not is_permitted:
         raise ToolError(
             f"this leads to {url.netloc}, where this call may not go; if that must be read, call fetch_url "

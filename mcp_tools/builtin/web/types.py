@@ -11,10 +11,13 @@ from mcp_tools.web.types import MayFollow
 class RobotsRules(Protocol):
     """Says whether a site lets a page be fetched."""
 
-    async def check(self, url: str, may_follow: MayFollow | None = None) -> None:
+    async def check(
+        self, url: str, may_follow: MayFollow | None = None, *, is_redirect: bool = False
+    ) -> None:
         """Raise `Refused` if it does not.
 
         Args:
+            is_redirect: It is where another page of this call leads.
             may_follow: Asked before a redirect of the rules themselves is followed.
         """
         ...

@@ -249,3 +249,50 @@ async def test_robots_are_asked_before_the_page_and_before_each_redirect(site: S
     assert result.error is not None
     assert "robots.txt" in result.error
     assert site.asked == ["/robots.txt", "/"]
+
+
+async def test_links_lead_where_the_page_means(site: Site) -> None:
+    page = (
+        "<article><h1>Head</h1><p>" + "Some words of the page. " * 20 + "<a href='bar.html'>one</a> "
+        "<a href='../up'>two</a> <a href='?page=2'>three</a> <a href='//cdn.example/y'>four</a> "
+        "<a href='javascript:alert(1)'>five</a></p></article>"
+    )
+    site.pages["/3/lib/foo.html"] = (200, {"Content-Type": "text/html"}, page.encode())
+    content = structured(await call(url=site.url + "/3/lib/foo.html"))["content"]
+    for link in (
+        f"{site.url}/3/lib/bar.html",
+        f"{site.url}/3/up",
+        f"{site.url}/3/lib/foo.html?page=2",
+        "http://cdn.example/y",
+    ):
+        assert f"]({link})" in content
+    assert "javascript:" not in content
+
+
+@pytest.mark.parametrize(
+    ("header", "body", "expected"),
+    [
+        ("text/plain; charset=ISO-8859-1", "“dont” 5 €".encode("cp1252"), "“dont” 5 €"),
+        ("text/plain; charset=gb2312", "朱镕基".encode("gb18030"), "朱镕基"),
+        ("text/plain; charset=x-sjis", "①髙".encode("cp932"), "①髙"),
+        ("text/xml", "<?xml version='1.0' encoding='windows-1251'?><a>Привет</a>".encode("cp1251"), "Привет"),
+        ("text/html", b"<meta charset = 'koi8-r'><p>" + "Привет".encode("koi8-r"), "Привет"),
+        ("text/html", b"<meta charset=utf-16><p>plain words", "plain words"),
+    ],
+)
+async def test_charsets_are_read_as_browsers_do(site: Site, header: str, body: bytes, expected: str) -> None:
+    site.pages["/"] = (200, {"Content-Type": header}, body)
+    assert expected in structured(await call(url=site.url + "/"))["content"]
+
+
+async def test_the_question_shows_a_lookalike_in_ascii() -> None:
+    result = await call(RulePolicy.parse(ask=["fetch_url(**)"]), url="http://\u0430pple.com/login")
+    assert result.confirmation is not None
+    assert "GET http://xn--pple-43d.com/login" in str(result.confirmation)
+
+
+async def test_a_denied_redirect_invites_no_further_call(site: Site) -> None:
+    site.pages["/"] = (302, {"Location": site.url.replace("127.0.0.1", "localhost") + "/x"}, b"")
+    error = str((await call(RulePolicy.parse(deny=["fetch_url(localhost)"]), url=site.url + "/")).error)
+    assert "which a rule denies" in error
+    assert "itself" not in error
