@@ -11,7 +11,16 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from mcp_tools import AgentLimits, ExecutionResult, MediaContent, ToolCall, ToolOutput, ToolSystem, run_agent
+from mcp_tools import (
+    AgentLimits,
+    ExecutionResult,
+    MediaContent,
+    StopReason,
+    ToolCall,
+    ToolOutput,
+    ToolSystem,
+    run_agent,
+)
 from sandbox import Mount, SandboxConfig
 
 SYSTEM = "Work with execute_python. The data is in /data/{name}. Show what you find as plots with matplotlib."
@@ -52,6 +61,8 @@ async def analyse(data: Path, question: str, plots: Plots) -> str:
             confirm=lambda question: question.tool_name == "execute_python",
             on_result=plots.keep,
         )
+    if run.stop is not StopReason.FINISHED:
+        sys.exit(f"not done: {run.detail}")
     return run.text
 
 

@@ -9,13 +9,16 @@ import asyncio
 import sys
 from pathlib import Path
 
-from mcp_tools import AgentLimits, ToolSystem, confirm_at_terminal, run_agent
+from mcp_tools import AgentLimits, StopReason, ToolSystem, confirm_at_terminal, run_agent
 from mcp_tools.limits import build_limiter
 from mcp_tools.observe.audit import AuditLog
 from mcp_tools.policy import RulePolicy
 
+# Each tool that could show or take a file along is named: a rule is about one tool.
+READERS = ("read_file", "read_text_file", "read_media_file", "read_multiple_files", "grep_files", "move_file")
 RULES = RulePolicy.parse(
-    deny=["delete_file", "read_file(**/*.secret)"],  # nothing is deleted, and some files are not read
+    # Nothing is deleted, and some files are not read.
+    deny=["delete_file", *(f"{tool}(**/*.secret)" for tool in READERS)],
     ask=["write_file", "edit_file", "move_file"],
     allow=["create_directory"],
 )
@@ -40,7 +43,9 @@ async def work(folder: Path, task: str) -> str:
         run = await run_agent(task, tools, limits=AgentLimits(steps=30, seconds=600))
     for call, result in run.results:
         print(f"{call.name}: {result.status}", file=sys.stderr)
-    return f"{run.text}\n({run.detail})"
+    if run.stop is not StopReason.FINISHED:
+        sys.exit(f"not done: {run.detail}")
+    return run.text
 
 
 def main() -> None:

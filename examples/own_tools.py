@@ -21,4 +21,4 @@ def add(numbers: list[float]) -> float:
 
 
 run = asyncio.run(run_agent("What do two train rides, three nights and one museum cost?", tools))
-print(run.text)
+print(run.text or run.detail)

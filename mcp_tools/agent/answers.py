@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Any, Final
 
 import anyio.to_thread
@@ -123,6 +124,16 @@ def encodable_data(data: dict[str, Any]) -> dict[str, Any]:
     """Replace half characters, which an answer can name by an escape and no request can be encoded with."""
     text = json.dumps(data, ensure_ascii=False, default=str)
     return dict(json.loads(_SURROGATE.sub("\ufffd", text))) if _SURROGATE.search(text) else data
+
+
+def bounded(texts: Sequence[str]) -> list[str]:
+    """Cut texts of one result in their middle, so that all of them together keep its bound."""
+    left = MAX_RESULT_CHARS
+    kept = []
+    for text in texts:
+        kept.append(without_middle(text, left) if left > 0 else "")
+        left -= len(kept[-1])
+    return kept
 
 
 def observed(result: ExecutionResult | None) -> str:

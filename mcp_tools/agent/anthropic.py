@@ -14,6 +14,8 @@ from mcp_tools.types import ExecutionResult, Tool, Usage
 MAX_TOKENS_WHOLE: Final = 16_000
 """The SDK refuses to wait for a longer answer that is not streamed."""
 _CACHED: Final = {"type": "ephemeral"}
+_MAX_MARKS: Final = 4
+"""More are refused."""
 _CUT: Final = frozenset({"max_tokens", "model_context_window_exceeded"})
 
 
@@ -97,11 +99,14 @@ class AnthropicMessages:
         if system:
             request["system"] = [{"type": "text", "text": system}]
         if self._cache:
-            for marked in (described, request.get("system", [])):
-                if marked:
+            theirs = _marks_in(messages)
+            room = _MAX_MARKS - theirs
+            for marked in (request.get("system", []), described):
+                if marked and room > 0:
                     marked[-1] = {**marked[-1], "cache_control": _CACHED}
-            # More than four marks are refused, and a history with marks of its own needs none of ours.
-            if self._marks_history and not _has_marks(messages):
+                    room -= 1
+            # A history with marks of its own needs none of ours.
+            if self._marks_history and not theirs:
                 request.setdefault("cache_control", _CACHED)
         return request
 
@@ -143,9 +148,9 @@ async def _usage(counted: object, names: tuple[str, str]) -> Usage | None:
     return await usage_of(new + written + read, received, cached=read, written=written, names=names)
 
 
-def _has_marks(messages: Sequence[Message]) -> bool:
+def _marks_in(messages: Sequence[Message]) -> int:
     contents = [message.get("content") for message in messages]
-    return any(
+    return sum(
         isinstance(block, Mapping) and "cache_control" in block
         for content in contents
         if isinstance(content, list)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from mcp_tools.agent.answers import (
     BROKEN_OFF,
     Room,
+    bounded,
     call_from,
     encodable_data,
     fresh_id,
@@ -205,6 +206,9 @@ def _pieces(output: ToolOutput) -> list[Block]:
             blocks.append(_text(ToolOutput(content=(piece,)).observed()))
     if output.structured is not None and not any(isinstance(piece, TextContent) for piece in output.content):
         blocks.append(_text(to_json(output.structured, indent=2)))
+    texts = [block for block in blocks if block["type"] == "text"]
+    for block, text in zip(texts, bounded([block["text"] for block in texts]), strict=True):
+        block["text"] = text
     return [block for block in blocks if block["type"] != "text" or block["text"].strip()]
 
 

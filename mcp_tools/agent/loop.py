@@ -117,6 +117,8 @@ async def run_agent(
                     run.is_answering = False
                 except ModelError as error:
                     run.error = error
+                    # What is refused costs nothing; what broke off may have.
+                    run.is_answering = error.status is None
                     stop = StopReason.FAILED, str(error)
                 else:
                     stop = await run.take(turn, calls_of(turn) if turn.calls else None)
@@ -170,7 +172,7 @@ class _Run:
         self._steps += 1
         self._asked += await self._usage(turn)
         is_paused = turn.stop == "pause_turn" and bool(turn.messages)
-        if turn.text.strip():
+        if turn.text.strip() or turn.stop == "refusal":
             self._text = turn.text
         if calls is not None:
             return await self._take_calls(turn, calls)
@@ -302,7 +304,7 @@ def _seen(result: ExecutionResult) -> tuple[object, ...]:
 
 def _finished(turn: Turn) -> _Stop:
     if turn.stop == "refusal":
-        return StopReason.FINISHED, "the model refused to go on"
+        return StopReason.REFUSED, "the model refused to go on"
     return StopReason.FINISHED, "the model wants nothing more"
 
 

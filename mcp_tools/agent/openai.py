@@ -10,6 +10,7 @@ from mcp_tools.agent.answers import (
     BROKEN_OFF,
     Room,
     as_text,
+    bounded,
     call_from,
     encodable_data,
     fresh_id,
@@ -187,7 +188,7 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
         statuses - {None, "completed"}  # some servers say it of the call only
     )
     is_refusal = any(part.get("type") == "refusal" for part in parts)
-    stop = "refusal" if is_refusal else str(reason or status)
+    stop = "refusal" if is_refusal or reason == "content_filter" else str(reason or status)
     used = {str(item["call_id"]) for item in messages if item.get("type") == "function_call"}
     calls: list[ToolCall | BadCall] = []
     kept: list[Message] = []
@@ -255,6 +256,9 @@ def _pieces(output: ToolOutput) -> list[dict[str, Any]]:
             pieces.append(_text(ToolOutput(content=(piece,)).observed()))
     if output.structured is not None and not any(isinstance(piece, TextContent) for piece in output.content):
         pieces.append(_text(to_json(output.structured, indent=2)))
+    texts = [each for each in pieces if each["type"] == "input_text"]
+    for each, text in zip(texts, bounded([each["text"] for each in texts]), strict=True):
+        each["text"] = text
     return pieces
 
 

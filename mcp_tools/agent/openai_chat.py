@@ -212,7 +212,7 @@ async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked
         texts=texts,
         calls=tuple(calls),
         messages=(kept,) if texts or sent_back else (),
-        stop="refusal" if refusal else str(reason) if reason else None,
+        stop="refusal" if refusal or reason == "content_filter" else str(reason) if reason else None,
         is_cut=reason == "length",
         model=model,
         usage=await usage_of(

@@ -127,6 +127,7 @@ class StopReason(StrEnum):
     """Why a loop ended."""
 
     FINISHED = "finished"  # the model wanted nothing more
+    REFUSED = "refused"  # the model, or its provider's filter, would not go on
     STEPS = "steps"
     TIME = "time"
     TOKENS = "tokens"

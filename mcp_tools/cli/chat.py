@@ -52,6 +52,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     chat_.add_argument(
         "--max-steps", type=_number(int), default=50, metavar="N", help="turns for one prompt; default 50"
     )
+    chat_.add_argument(
+        "--max-seconds", type=_number(float), default=900.0, metavar="N", help="for one prompt; default 900"
+    )
     chat_.add_argument("--max-cost", type=_number(float), metavar="USD", help="for one prompt")
     add_settings(chat_)
 
@@ -81,7 +84,9 @@ def chat(arguments: argparse.Namespace) -> int:
             model=arguments.model or _MODELS.get(arguments.provider, DEFAULT_MODEL),
             system=arguments.system,
             max_tokens=arguments.max_tokens,
-            limits=AgentLimits(steps=arguments.max_steps, cost_usd=arguments.max_cost),
+            limits=AgentLimits(
+                steps=arguments.max_steps, seconds=arguments.max_seconds, cost_usd=arguments.max_cost
+            ),
             is_streamed=prompt is None,
         )
         if prompt is None:

@@ -172,7 +172,7 @@ async def test_a_refusal_runs_nothing(bench: Bench) -> None:
     refusal = Answer(blocks=[text("No."), use("t1", "note", {"what": "a"})], stop="refusal")
     async with talking([refusal]) as (_, client):
         run = await bench.run(client)
-    assert (run.stop, run.detail) == (StopReason.FINISHED, "the model refused to go on")
+    assert (run.stop, run.detail) == (StopReason.REFUSED, "the model refused to go on")
     assert bench.done == []
     await assert_can_go_on(run)
 

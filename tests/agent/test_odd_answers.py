@@ -422,3 +422,37 @@ async def test_arguments_that_came_as_an_object_go_back_as_text() -> None:
         kept = run.messages[1]
         function = kept["tool_calls"][0]["function"] if "tool_calls" in kept else kept
         assert function["arguments"] == '{"what": "d"}'
+
+
+def filtered(text: str | None) -> dict[str, Any]:
+    answer = chat(text)
+    answer["choices"][0]["finish_reason"] = "content_filter"
+    return answer
+
+
+@pytest.mark.parametrize("text", ["Half an ans", None])
+async def test_what_a_filter_broke_off_is_refused_and_asked_once(text: str | None) -> None:
+    parts = [said(text)] if text else []
+    cut = response(*parts, status="incomplete", incomplete_details={"reason": "content_filter"})
+    for model_of, answer in ((OpenAIChat, filtered(text)), (OpenAIResponses, cut)):
+        client = _Client(answer)
+        run = await run_agent("Go.", Notes(), client=model_of(client), model="gpt-5")
+        assert (run.stop, len(client.requests)) == (StopReason.REFUSED, 1)
+
+
+def test_texts_of_one_result_keep_one_bound() -> None:
+    kept = answers.bounded(["a" * 300_000, "b" * 300_000, "c"])
+    assert sum(map(len, kept)) <= answers.MAX_RESULT_CHARS + 100
+    assert kept[0] == "a" * 300_000 and "characters not shown" in kept[1]
+
+
+async def test_a_history_with_marks_of_its_own_gets_no_more_than_are_taken() -> None:
+    def marked(number: int) -> dict[str, Any]:
+        return {"type": "text", "text": f"{number}", "cache_control": {"type": "ephemeral"}}
+
+    for count in (2, 3, 4):
+        history = [{"role": "user", "content": [marked(number) for number in range(count)]}]
+        with AnthropicServer([says("Done.")]) as server:
+            async with AsyncAnthropic(api_key=KEY, base_url=server.url, max_retries=0) as client:
+                run = await run_agent(history, Notes(), client=client, model=MODEL, system="Be brief.")
+        assert (run.text, server.refused) == ("Done.", [])

@@ -56,6 +56,19 @@ def test_own_tools(tmp_path: Path) -> None:
     assert len((ROOT / "examples/own_tools.py").read_text().splitlines()) <= 26
 
 
+def test_what_went_wrong_is_said(tmp_path: Path) -> None:
+    (tmp_path / "sales.csv").write_text("month,sold\n")
+    with AnthropicServer([]) as server:
+        for name, *arguments in (
+            ("own_tools.py",),
+            ("data_analysis.py", str(tmp_path / "sales.csv"), "Which?", str(tmp_path / "plots")),
+            ("file_agent.py", str(tmp_path), "Sort."),
+        ):
+            done = run(name, server, tmp_path, *arguments)
+            assert "the script is over" in done.stdout + done.stderr
+            assert "Traceback" not in done.stderr
+
+
 def test_data_analysis_keeps_the_plots(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "sales.csv").write_text("month,sold\nMay,3\nJune,5\n")
@@ -84,6 +97,9 @@ def test_the_file_agent_asks_obeys_its_rules_and_records(tmp_path: Path) -> None
         asks(
             use("c1", "read_file", {"path": "a.txt"}),
             use("c2", "read_file", {"path": "b.secret"}),
+            use("c5", "read_text_file", {"path": "b.secret"}),
+            use("c6", "read_multiple_files", {"paths": ["a.txt", "b.secret"]}),
+            use("c7", "grep_files", {"pattern": "models"}),
         ),
         asks(
             use("c3", "write_file", {"path": "index.txt", "content": "a: ants"}),
@@ -100,7 +116,8 @@ def test_the_file_agent_asks_obeys_its_rules_and_records(tmp_path: Path) -> None
             terminal.type("n\n")
             assert "Sorted." in terminal.read_rest()
     assert terminal.process.returncode == 0
-    read, denied = server.requests[1]["messages"][-1]["content"]
+    read, denied, *others = server.requests[1]["messages"][-1]["content"]
     assert (read["content"], denied["is_error"]) == ("about ants", True)
+    assert "not for models" not in str(others)
     assert sorted(path.name for path in folder.iterdir()) == ["a.txt", "b.secret", "index.txt"]
     assert verify(tmp_path / "agent-audit" / "audit.jsonl").is_whole

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 
 from mcp_tools.builtin.cache import Cache
 from mcp_tools.builtin.search.keyless import Keyless
@@ -73,7 +74,7 @@ class SearchTool:
             seconds=options.cache_s, entries=options.cache_entries, clock=clock
         )
         self._clock = clock
-        self._under_way: dict[_Key, _UnderWay] = {}
+        self._under_way: dict[tuple[object, str, str, int], _UnderWay] = {}
         self._is_closed = False
 
     async def search(self, query: str, max_results: int, context: CallContext) -> ToolOutput:
@@ -89,23 +90,25 @@ class SearchTool:
         key = (context.principal, line, max_results)
         if (kept := self._cache.get(key)) is not None:
             return copy.deepcopy(kept)  # whoever gets it may change what is in it
-        while (under_way := self._under_way.get(key)) is not None:
+        # An event of another thread's loop would wake nobody here.
+        shared = (anyio.lowlevel.current_token(), *key)
+        while (under_way := self._under_way.get(shared)) is not None:
             await under_way.done.wait()
             if under_way.output is not None:
                 return copy.deepcopy(under_way.output)
             if self._is_closed:
                 raise ToolError(_STOPPING)
         self._refuse_too_many(context.principal)
-        own = self._under_way[key] = _UnderWay()
+        own = self._under_way[shared] = _UnderWay()
         try:
             own.output = await self._ask(line, max_results, context, key)
             return copy.deepcopy(own.output)
         finally:
-            del self._under_way[key]
+            del self._under_way[shared]
             own.done.set()
 
     def _refuse_too_many(self, principal: str) -> None:
-        if sum(asking == principal for asking, *_ in self._under_way) >= MAX_UNDER_WAY:
+        if sum(asking == principal for _, asking, *_ in self._under_way) >= MAX_UNDER_WAY:
             raise ToolError(
                 f"{MAX_UNDER_WAY} searches are under way already; wait for them before the next one",
                 is_passing=True,
