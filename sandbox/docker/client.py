@@ -168,12 +168,27 @@ def _watching_sockets(watched: Any) -> Callable[[], None]:
     def connecting() -> None:
         if (connection := found()) is None:
             return
-        connect(connection)
+        if (path := getattr(connection, "unix_socket", None)) is not None:
+            _connect(connection, path)
+        else:
+            connect(connection)
         connection.taken = connection.sock  # the response takes it over from the connection
         if isinstance(connection.sock, socket.socket):
             _sockets.add(connection.sock)
 
     return connecting
+
+
+def _connect(connection: Any, path: str) -> None:
+    """As the SDK does it, which leaves the socket to the collector where an engine has just gone."""
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        made.settimeout(connection.timeout)
+        made.connect(path)
+    except BaseException:
+        made.close()
+        raise
+    connection.sock = made
 
 
 def _read(response: Any) -> None:
