@@ -62,14 +62,15 @@ class WebOptions:
         search: Who is asked.
         reach: Where pages may come from.
         search_reach: Where providers may be: the owner named them.
-        confirms_fetch: `fetch_url` asks where no rule says otherwise.
+        confirms_fetch: `fetch_url` asks where no rule says otherwise. None: where there are roots, as an
+            address can carry away what a model read there.
         obeys_robots: A site's robots.txt is obeyed.
     """
 
     search: SearchOptions
     reach: Reach
     search_reach: Reach
-    confirms_fetch: bool = False
+    confirms_fetch: bool | None = None
     obeys_robots: bool = True
 
 
@@ -103,14 +104,15 @@ def register_builtins(
 
             others.append(register_python_tool(registry, python, always_confirm=always_confirm))
         if web is not None:
-            others += _register_web(registry, web)
+            confirms = bool(roots) if web.confirms_fetch is None else web.confirms_fetch
+            others += _register_web(registry, web, confirms=confirms)
     except BaseException:
         Builtins(workspace=workspace, others=tuple(others)).close()
         raise
     return Builtins(workspace=workspace, others=tuple(others))
 
 
-def _register_web(registry: ToolRegistry, options: WebOptions) -> list[Closable]:
+def _register_web(registry: ToolRegistry, options: WebOptions, *, confirms: bool) -> list[Closable]:
     from mcp_tools.builtin.search import register_search_tool
     from mcp_tools.builtin.web import FetchOptions, register_web_tool
     from mcp_tools.web.robots import Robots
@@ -119,7 +121,7 @@ def _register_web(registry: ToolRegistry, options: WebOptions) -> list[Closable]
     robots = Robots(web, user_agent=USER_AGENT) if options.obeys_robots else None
     return [
         register_search_tool(registry, options.search, web_client(options.search_reach)),
-        register_web_tool(registry, web, robots, FetchOptions(confirms=options.confirms_fetch)),
+        register_web_tool(registry, web, robots, FetchOptions(confirms=confirms)),
     ]
 
 

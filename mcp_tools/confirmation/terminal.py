@@ -40,8 +40,11 @@ async def confirm_at_terminal(question: Confirmation, *, asked_by: str = "mcp-to
     if not can_ask():
         raise RuntimeError("there is no terminal to ask at: stdin and stderr must both be one")
     withdrawn, waits = os.pipe()
+    has_started = False
 
     def put() -> bool:
+        nonlocal has_started
+        has_started = True
         try:
             return ask(question, asked_by=asked_by, withdrawn=withdrawn).is_yes
         finally:
@@ -52,6 +55,8 @@ async def confirm_at_terminal(question: Confirmation, *, asked_by: str = "mcp-to
         return await anyio.to_thread.run_sync(put, abandon_on_cancel=True)
     finally:
         os.close(waits)
+        if not has_started:
+            os.close(withdrawn)
 
 
 def can_ask() -> bool:

@@ -51,14 +51,15 @@ async def resolve(host: str, port: int) -> Sequence[str]:
 
     domain = ".".join(host.split(".")[-2:])
 
+    has_started = False
+
     def look_up() -> list[str]:
+        nonlocal has_started
+        has_started = True
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         finally:
-            with _lock:
-                _under_way[domain] -= 1
-                if not _under_way[domain]:
-                    del _under_way[domain]
+            _has_ended(domain)
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
     until = anyio.current_time() + MAX_WAIT_S
@@ -66,7 +67,12 @@ async def resolve(host: str, port: int) -> Sequence[str]:
         if anyio.current_time() > until:
             raise Busy("too many names are being looked up; try again later", retry_after_s=10)
         await anyio.sleep(_LOOK_S)
-    return await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True)
+    try:
+        return await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True)
+    except BaseException:
+        if not has_started:  # it was withdrawn before a thread had it
+            _has_ended(domain)
+        raise
 
 
 def _has_begun(domain: str) -> bool:
@@ -77,6 +83,13 @@ def _has_begun(domain: str) -> bool:
         return True
 
 
+def _has_ended(domain: str) -> None:
+    with _lock:
+        _under_way[domain] -= 1
+        if not _under_way[domain]:
+            del _under_way[domain]
+
+
 def refuse_inside_names(url: Url) -> None:
     """Refuse names that mean a place inside everywhere, for whoever cannot look them up.
 
@@ -85,6 +98,7 @@ def refuse_inside_names(url: Url) -> None:
     """
     if "." not in url.host or url.host.endswith(_INSIDE):
         raise Refused(f"{url.host} {_NOT_PUBLIC}")
+    _refuse_foreign_port(url)
 
 
 async def addresses_of(url: Url, *, resolver: Resolver, is_allowed: bool) -> list[str]:
@@ -114,24 +128,28 @@ async def addresses_of(url: Url, *, resolver: Resolver, is_allowed: bool) -> lis
         raise Unreachable(f"the addresses found for {url.host} cannot be read") from None
     if not is_allowed and not all(is_public(address) and not _is_own(str(address)) for address in found):
         raise Refused(f"{url.host} {_NOT_PUBLIC}")
-    if not is_allowed and url.port in _NOT_OF_THE_WEB:
-        raise Refused(
-            f"port {url.port} is another protocol's; the owner can allow it with MCP_TOOLS_WEB_HOSTS"
-        )
+    if not is_allowed:
+        _refuse_foreign_port(url)
     return [str(address) for address in found]
+
+
+def _refuse_foreign_port(url: Url) -> None:
+    if url.port in _NOT_OF_THE_WEB:
+        raise Refused(
+            f"port {url.port} is another protocol's and is not asked; the owner can allow {url.netloc} with "
+            "MCP_TOOLS_WEB_HOSTS"
+        )
 
 
 def _is_own(address: str) -> bool:
     """Whether a public address is this machine's: what a firewall hides there is not public."""
-    if _binds_anything():
-        return False
-    return _binds(address)
+    return _binds(address) and not _binds_anything(":" in address)
 
 
 @functools.cache
-def _binds_anything() -> bool:
+def _binds_anything(is_six: bool) -> bool:
     # Some machines are set up to bind addresses that are not theirs (yet), so binding says nothing there.
-    return _binds("192.0.2.1")
+    return _binds("2001:db8::1" if is_six else "192.0.2.1")
 
 
 def _binds(address: str) -> bool:

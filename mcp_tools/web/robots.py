@@ -27,7 +27,7 @@ FRESH_S: Final = 3600.0
 FAILED_S: Final = 60.0
 MAX_CRAWL_DELAY_S: Final = 30.0
 MAX_WAIT_S: Final = 5.0
-MAX_LINES: Final = 5_000
+MAX_LINES: Final = 20_000
 """That concern us; whoever has more cannot be obeyed, and nothing is fetched from there."""
 _USER_AGENT: Final = re.compile(r"user[-\s]*agent(?:\s*:|\s)(.*)", re.IGNORECASE)
 _OF_THE_SITE: Final = re.compile(r"(?:sitemaps?|site-map|host)\b", re.IGNORECASE)
@@ -144,7 +144,8 @@ class Robots:
                 body = body[:MAX_ROBOTS_BYTES].rpartition(b"\n")[0]  # half a rule is another one
             lines = _ours(body.decode("utf-8-sig", "replace"), self._token)
             if len(lines) > MAX_LINES:
-                return self._failed(f"has more than {MAX_LINES:,} lines for programs like this one", None)
+                fault = f"has more than {MAX_LINES:,} lines for programs like this one"
+                return _Site(until_s=self._clock() + FRESH_S, fault=fault)
             # Long files take a while to read, and others should not wait for it.
             rules = await anyio.to_thread.run_sync(Protego.parse, "\n".join(lines))
             return _Site(until_s=self._clock() + FRESH_S, size_bytes=sum(map(len, lines)), rules=rules)

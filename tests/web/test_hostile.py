@@ -41,7 +41,7 @@ async def test_a_robots_txt_for_thousands_of_programs_is_read_for_ours(client: M
 
 async def test_more_rules_for_us_than_can_be_obeyed_allow_nothing(client: MakeClient) -> None:
     body = b"User-agent: *\n" + b"Allow: /a\n" * (MAX_LINES + 1)
-    with listening(says(body)) as listener, pytest.raises(Refused, match="more than 5,000 lines"):
+    with listening(says(body)) as listener, pytest.raises(Refused, match="more than 20,000 lines"):
         await Robots(client("127.0.0.1"), user_agent="x").check(listener.url())
 
 
@@ -158,6 +158,14 @@ async def test_a_domain_whose_names_are_never_answered_leaves_room_for_others(
     finally:
         released.set()
     assert len(refused) == 40 - names.MAX_OF_DOMAIN
+
+
+async def test_a_lookup_that_was_withdrawn_is_counted_no_more() -> None:
+    for _ in range(3 * names.MAX_OF_DOMAIN):
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await names.resolve("a.withdrawn.test", 80)
+    assert names._under_way["withdrawn.test"] == 0
 
 
 async def test_this_machines_own_public_address_is_not_asked(

@@ -26,9 +26,9 @@ HIDDEN = (
 )
 _NOTHING = r"(?:-\d|(?:0+(?:\.0*)?|\.0+)(?![\d.])|0*\.\d+px|0*\.0\d)"
 UNSEEN_STYLE = re.compile(
-    r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|content-visibility\s*:\s*hidden"
-    rf"|(?:font-size|opacity|zoom)\s*:\s*{_NOTHING}|font\s*:[^;]*?(?<![\d.]){_NOTHING}[a-z%]*[\s/]"
-    r"|(?<![-\w])color\s*:\s*transparent|(?:left|top|right|bottom|text-indent|margin-left)\s*:\s*-\d{3,}"
+    r"(?<![-\w])display\s*:\s*none|(?<![-\w])visibility\s*:\s*(?:hidden|collapse)|content-visibility\s*:\s*hidden"
+    rf"|(?<![-\w])(?:font-size|opacity|zoom)\s*:\s*{_NOTHING}|font\s*:[^;]*?(?<![\d.]){_NOTHING}[a-z%]*[\s/]"
+    r"|(?<![-\w])color\s*:\s*transparent|(?<![-\w])(?:left|top|right|bottom|text-indent|margin-left)\s*:\s*-(?:999|\d{4,})"
     r"|transform\s*:[^;]*scale[xy]?\(\s*0(?:\.0*)?\s*[,)]|clip-path\s*:\s*(?:inset\(\s*(?:50|100)%|circle\(\s*0)"
     r"|clip\s*:\s*rect\(\s*(?:0|1px)",
     re.IGNORECASE,

@@ -132,6 +132,10 @@ def test_a_style_that_hides_is_known_in_its_spellings(style: str) -> None:
         "background-color:transparent",
         "transform:scale(0.5)",
         "zoom:0.8",
+        "margin-top:-120px",
+        "top:-100px",
+        "fill-opacity:0",
+        "--display:none",
     ],
 )
 def test_a_style_that_shows_is_left_alone(style: str) -> None:
