@@ -133,7 +133,8 @@ async def test_accounts_that_are_over_are_forgotten(path: str, clock: Clock) -> 
         await run(one, who=by(f"p{number}"))
     one.close()
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT count(*) FROM accounts").fetchone()[0] <= 12
+        # It looks at each tenth of 100 new ones, and has two connections: one waits its turn, one does not.
+        assert connection.execute("SELECT count(*) FROM accounts").fetchone()[0] <= 24
     connection.close()
 
 
