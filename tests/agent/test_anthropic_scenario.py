@@ -13,13 +13,13 @@ from tests.agent import scenario
 from tests.agent.anthropic_server import KEY, MODEL, Answer, AnthropicServer, text, use
 
 
-def planned() -> list[Answer]:
+def planned(web: scenario.Site) -> list[Answer]:
     return [
         Answer(
             blocks=[text(turn.text), *(use(*call) for call in turn.calls)],
             stop="tool_use" if turn.calls else "end_turn",
         )
-        for turn in scenario.PLAN
+        for turn in scenario.plan(web)
     ]
 
 
@@ -27,9 +27,9 @@ def planned() -> list[Answer]:
 async def test_three_tools_at_once_and_a_question_before_a_file_is_written(
     tmp_path: Path, stream: bool
 ) -> None:
-    with AnthropicServer(planned()) as server:
+    with scenario.site() as web, AnthropicServer(planned(web)) as server:
         async with AsyncAnthropic(api_key=KEY, base_url=server.url) as client:
-            done = await scenario.do_the_task(client, tmp_path, model=MODEL, stream=stream)
+            done = await scenario.do_the_task(client, tmp_path, web, model=MODEL, stream=stream)
     scenario.check(done, streamed=stream)
     assert server.refused == []
     # What a provider caches is a beginning: tools, instructions and earlier messages are the same each time.
@@ -45,9 +45,9 @@ async def test_three_tools_at_once_and_a_question_before_a_file_is_written(
 
 
 async def test_a_no_is_told_to_the_model_and_nothing_is_written(tmp_path: Path) -> None:
-    with AnthropicServer(planned()) as server:
+    with scenario.site() as web, AnthropicServer(planned(web)) as server:
         async with AsyncAnthropic(api_key=KEY, base_url=server.url) as client:
-            done = await scenario.do_the_task(client, tmp_path, model=MODEL, yes=False)
+            done = await scenario.do_the_task(client, tmp_path, web, model=MODEL, yes=False)
     scenario.check(done, wrote=False)
     (answer,) = server.requests[-1]["messages"][-1]["content"]
     assert answer["is_error"] is True
@@ -55,10 +55,10 @@ async def test_a_no_is_told_to_the_model_and_nothing_is_written(tmp_path: Path) 
 
 
 async def test_a_limit_of_steps_ends_the_task_with_a_history_that_can_be_gone_on_with(tmp_path: Path) -> None:
-    with AnthropicServer(planned()) as server:
+    with scenario.site() as web, AnthropicServer(planned(web)) as server:
         async with AsyncAnthropic(api_key=KEY, base_url=server.url) as client:
             limits = AgentLimits(steps=1, seconds=30)
-            done = await scenario.do_the_task(client, tmp_path, model=MODEL, limits=limits)
+            done = await scenario.do_the_task(client, tmp_path, web, model=MODEL, limits=limits)
             assert done.run.stop is StopReason.STEPS
             assert done.run.detail == "the run was stopped after 1 turns, the limit of its steps"
             whole = [*done.run.messages, {"role": "user", "content": "Go on."}]
