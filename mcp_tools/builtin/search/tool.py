@@ -90,33 +90,50 @@ class SearchTool:
         key = (context.principal, line, max_results)
         if (kept := self._cache.get(key)) is not None:
             return copy.deepcopy(kept)  # whoever gets it may change what is in it
+        until = self._clock() + self._options.total_s
         # An event of another thread's loop would wake nobody here.
-        shared = (anyio.lowlevel.current_token(), *key)
-        while (under_way := self._under_way.get(shared)) is not None:
-            await under_way.done.wait()
-            if under_way.output is not None:
-                return copy.deepcopy(under_way.output)
+        loop = anyio.lowlevel.current_token()
+        shared = (loop, *key)
+        while True:
+            if (equal := self._under_way.get(shared)) is not None:
+                await equal.done.wait()
+                if equal.output is not None:
+                    return copy.deepcopy(equal.output)
+            elif (full := self._full(loop, context.principal)) is not None:
+                await self._wait_for_room(full, until)
+            else:
+                break
             if self._is_closed:
                 raise ToolError(_STOPPING)
-        self._refuse_too_many(context.principal)
         own = self._under_way[shared] = _UnderWay()
         try:
-            own.output = await self._ask(line, max_results, context, key)
+            own.output = await self._ask(line, max_results, context, key, until)
             return copy.deepcopy(own.output)
         finally:
             del self._under_way[shared]
             own.done.set()
 
-    def _refuse_too_many(self, principal: str) -> None:
-        if sum(asking == principal for _, asking, *_ in self._under_way) >= MAX_UNDER_WAY:
+    def _full(self, loop: object, principal: str) -> _UnderWay | None:
+        """Return the oldest search of a principal who has as many as one may have, else None."""
+        own = [
+            each for (where, who, *_), each in self._under_way.items() if (where, who) == (loop, principal)
+        ]
+        return own[0] if len(own) >= MAX_UNDER_WAY else None
+
+    async def _wait_for_room(self, full: _UnderWay, until: float) -> None:
+        # Half of the time is left for the providers, or there would be no use in waiting.
+        with anyio.move_on_after(until - self._clock() - self._options.total_s / 2) as waiting:
+            await full.done.wait()
+        if waiting.cancelled_caught:
             raise ToolError(
                 f"{MAX_UNDER_WAY} searches are under way already; wait for them before the next one",
                 is_passing=True,
                 retry_after_s=1.0,
             )
 
-    async def _ask(self, line: str, max_results: int, context: CallContext, key: _Key) -> ToolOutput:
-        until = self._clock() + self._options.total_s
+    async def _ask(
+        self, line: str, max_results: int, context: CallContext, key: _Key, until: float
+    ) -> ToolOutput:
         failures: list[tuple[str, Failed]] = []
         for provider in self._providers:
             left = until - self._clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -158,7 +159,7 @@ async def test_one_principal_leaves_room_for_others(web: LoopbackWeb) -> None:
     refused: list[int] = []
     most = anyio.Event()
     with engine(Reply(drip=True)) as one, engine(Reply(drip=True)) as two:
-        tool = SearchTool(both(one, two), web)
+        tool = SearchTool(replace(both(one, two), total_s=1.0), web)
 
         async def ask(number: int) -> None:
             try:
@@ -176,6 +177,21 @@ async def test_one_principal_leaves_room_for_others(web: LoopbackWeb) -> None:
                 await most.wait()
                 group.cancel_scope.cancel()
     assert len(refused) == 12
+
+
+async def test_more_searches_than_one_may_have_at_once_wait_for_room(web: LoopbackWeb) -> None:
+    outputs: list[ToolOutput] = []
+    with engine() as one, engine(servers.tavily(servers.PAGES)) as two:
+        tool = SearchTool(replace(both(one, two), providers=("tavily",)), web)
+
+        async def ask(number: int) -> None:
+            outputs.append(await tool.search(f"q{number}", 10, CallContext()))
+
+        with anyio.fail_after(WAIT_S):
+            async with anyio.create_task_group() as group:
+                for number in range(MAX_UNDER_WAY + 2):
+                    group.start_soon(ask, number)
+    assert [len(shown(output)) for output in outputs] == [2] * (MAX_UNDER_WAY + 2)
 
 
 async def test_who_waits_for_a_turn_and_goes_gives_it_back() -> None:
