@@ -18,6 +18,8 @@ from typing import Any, Final, Literal, Protocol
 # --- What a tool is ---------------------------------------------------------------------------
 
 DEFAULT_TIMEOUT_S: Final = 30.0
+SEARCH_PROVIDERS: Final = ("ddgs", "searxng", "brave", "tavily", "exa", "kagi")
+"""Who `search_web` can ask, by name."""
 DEFAULT_CONFIRM_TIMEOUT_S: Final = 120.0
 """How long a person has to answer a question."""
 REACHES_LOOPBACK: Final = "reaches-loopback"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mcp_tools.config.settings import PROVIDERS
+from mcp_tools.types import SEARCH_PROVIDERS
 
 
 def add_listener(command: argparse.ArgumentParser) -> None:
@@ -187,7 +187,7 @@ def _add_web(command: argparse.ArgumentParser) -> None:
         "--search-provider",
         dest="search_providers",
         action="append",
-        choices=PROVIDERS,
+        choices=SEARCH_PROVIDERS,
         help="asked in this order; default ddgs, which needs no key; repeatable",
     )
     group.add_argument(

@@ -22,14 +22,13 @@ from mcp_tools.config.values import (
     text,
     texts,
 )
-from mcp_tools.types import DEFAULT_CONFIRM_TIMEOUT_S
+from mcp_tools.types import DEFAULT_CONFIRM_TIMEOUT_S, SEARCH_PROVIDERS
 
 Transport = Literal["stdio", "sse", "http"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["human", "json"]
 FromProject = Literal["refuse", "add", "lower", "raise", "only true", "only false", "fallback"]
 LEVELS: Final = ("L2", "L3", "L4", "L4+")
-PROVIDERS: Final = ("ddgs", "searxng", "brave", "tavily", "exa", "kagi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,8 +195,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "web_hosts": Setting(parse=texts),
     "web_proxy": Setting(parse=secret),
     "web_robots": Setting(parse=flag, from_project="only true"),
-    "search_providers": Setting(parse=choices(*PROVIDERS)),
-    "search_prices": Setting(parse=prices(*PROVIDERS)),
+    "search_providers": Setting(parse=choices(*SEARCH_PROVIDERS)),
+    "search_prices": Setting(parse=prices(*SEARCH_PROVIDERS)),
     "searxng_url": Setting(parse=secret),
     "brave_key": Setting(parse=secret),
     "tavily_key": Setting(parse=secret),

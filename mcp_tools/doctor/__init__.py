@@ -21,6 +21,7 @@ from mcp_tools.doctor import (
 )
 from mcp_tools.doctor.model import Check, Examined, Finding, State, Subject, Topic
 from mcp_tools.doctor.run import examine
+from mcp_tools.doctor.search import SECONDS as SEARCH_S
 
 CHECKS: Final = (
     Check(name="backend", topic=Topic.ISOLATION, look=isolation.chosen, seconds=45, is_required=True),
@@ -34,7 +35,7 @@ CHECKS: Final = (
     Check(name="listener", topic=Topic.HTTP, look=listening.http, is_required=True),
     Check(name="audit", topic=Topic.AUDIT, look=records.audit, is_required=True),
     Check(name="limits", topic=Topic.LIMITS, look=records.limits, is_required=True),
-    Check(name="search", topic=Topic.WEB, look=web.search, seconds=web.SECONDS + 4),
+    Check(name="search", topic=Topic.WEB, look=web.search, seconds=SEARCH_S + 4),
     Check(name="python", topic=Topic.VERSIONS, look=versions.python),
     Check(name="dependencies", topic=Topic.VERSIONS, look=versions.dependencies),
 )

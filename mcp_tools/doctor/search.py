@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import anyio
 
 from mcp_tools.builtin.search.options import SearchOptions
 from mcp_tools.builtin.search.tool import providers
 from mcp_tools.builtin.search.types import Failed, Kind, Provider
+from mcp_tools.doctor.model import Finding, State
 from mcp_tools.errors import ConfigError
 from mcp_tools.web.types import Web
 
@@ -22,15 +23,7 @@ _REMEDIES: Final = {
 }
 
 
-class Checked(NamedTuple):
-    """What a provider said: its name, whether it answered, and what so, with what to do where it did not."""
-
-    name: str
-    ok: bool
-    what_to_do: str
-
-
-async def check_providers(options: SearchOptions, web: Web, *, seconds: float = SECONDS) -> list[Checked]:
+async def check_providers(options: SearchOptions, web: Web, *, seconds: float = SECONDS) -> list[Finding]:
     """Ask each configured provider once, all of them at the same time. Costs a query where those cost.
 
     Args:
@@ -41,9 +34,9 @@ async def check_providers(options: SearchOptions, web: Web, *, seconds: float = 
     try:
         options.check()
     except ConfigError as error:
-        return [Checked("search", False, str(error))]
+        return [_warning("search", "nobody can be asked", str(error))]
     asked = providers(options, web)
-    answers: dict[str, Checked] = {}
+    answers: dict[str, Finding] = {}
 
     async def ask(provider: Provider) -> None:
         answers[provider.name] = await _ask(provider, seconds)
@@ -54,16 +47,20 @@ async def check_providers(options: SearchOptions, web: Web, *, seconds: float = 
     return [answers[provider.name] for provider in asked]
 
 
-async def _ask(provider: Provider, seconds: float) -> Checked:
+async def _ask(provider: Provider, seconds: float) -> Finding:
     name = provider.name
     with anyio.move_on_after(seconds + 1):
         try:
             found = await provider.search(QUERY, 3, timeout_s=seconds)
         except Failed as failure:
-            return Checked(name, False, f"{failure}: {_REMEDIES[failure.kind]}")
+            return _warning(name, str(failure), _REMEDIES[failure.kind])
         if not found.hits:
-            return Checked(
-                name, False, "answered, but found nothing for a common query: see whether it works"
+            return _warning(
+                name, "answered, but found nothing for a common query", "search for something yourself"
             )
-        return Checked(name, True, f"answered with {len(found.hits)} results")
-    return Checked(name, False, f"gave no answer within {seconds:g} s: {_REMEDIES[Kind.UNAVAILABLE]}")
+        return Finding(name=name, state=State.OK, found=f"answered with {len(found.hits)} results")
+    return _warning(name, f"gave no answer within {seconds:g} s", _REMEDIES[Kind.UNAVAILABLE])
+
+
+def _warning(name: str, found: str, remedy: str) -> Finding:
+    return Finding(name=name, state=State.WARNING, found=found, remedy=remedy)

@@ -10,8 +10,6 @@ from mcp_tools.doctor.model import Finding, State, Subject
 from mcp_tools.doctor.search import check_providers
 from mcp_tools.shipped import web_client, web_options
 
-SECONDS = 8.0
-
 
 def search(subject: Subject) -> Sequence[Finding]:
     """Ask each configured search provider once. One that answers is enough, as the others stand in for it."""
@@ -22,17 +20,7 @@ def search(subject: Subject) -> Sequence[Finding]:
     async def ask() -> list[Finding]:
         web = web_client(options.search_reach)
         try:
-            return [
-                Finding(name=each.name, state=State.OK, found=each.what_to_do)
-                if each.ok
-                else Finding(
-                    name=each.name,
-                    state=State.WARNING,
-                    found="does not answer as a search engine should",
-                    remedy=each.what_to_do,
-                )
-                for each in await check_providers(options.search, web, seconds=SECONDS)
-            ]
+            return await check_providers(options.search, web)
         finally:
             await web.aclose()
 

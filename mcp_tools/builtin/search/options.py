@@ -10,8 +10,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mcp_tools.errors import ConfigError
+from mcp_tools.types import SEARCH_PROVIDERS
 
-NAMES: Final = ("ddgs", "searxng", "brave", "tavily", "exa", "kagi")
 ENGINES: Final = ("duckduckgo", "brave", "mojeek", "startpage", "yahoo", "wikipedia")
 """Of ddgs, in the order in which they are asked; the last knows articles only."""
 URLS: Final[Mapping[str, str]] = MappingProxyType(
@@ -77,14 +77,14 @@ class SearchOptions:
         if not self.providers or len(set(self.providers)) < len(self.providers):
             raise ConfigError("search_providers must name at least one provider, each of them once")
         for name in self.providers:
-            if name not in NAMES:
-                raise ConfigError(f"search_providers: {name!r} is none of {', '.join(NAMES)}")
+            if name not in SEARCH_PROVIDERS:
+                raise ConfigError(f"search_providers: {name!r} is none of {', '.join(SEARCH_PROVIDERS)}")
             if name in URLS:
                 self._check_key(name)
         if "searxng" in self.providers:
             _check_url(self.searxng_url)
         for name, price in self.prices_usd.items():
-            if name not in NAMES or not 0 <= price < math.inf:
+            if name not in SEARCH_PROVIDERS or not 0 <= price < math.inf:
                 raise ConfigError(f"the price of a query at {name!r} must be a number of US dollars from 0")
         if unknown := [name for name in self.engines if name not in ENGINES]:
             raise ConfigError(f"ddgs engines: {', '.join(unknown)} is none of {', '.join(ENGINES)}")

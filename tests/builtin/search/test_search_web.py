@@ -13,6 +13,7 @@ import pytest
 from mcp_tools.builtin.search import SearchOptions, register_search_tool
 from mcp_tools.builtin.search.tool import UNTRUSTED, SearchTool
 from mcp_tools.config.settings import Settings
+from mcp_tools.doctor.model import State
 from mcp_tools.doctor.search import check_providers
 from mcp_tools.errors import ConfigError, ToolError
 from mcp_tools.executor import ToolExecutor
@@ -250,17 +251,17 @@ def test_registering_loads_no_search_library() -> None:
 async def test_the_doctor_asks_each_provider_once(web: LoopbackWeb) -> None:
     with engine(servers.brave(servers.PAGES)) as one, engine(Reply(status=429)) as two:
         checked = await check_providers(both(one, two), web)
-    assert [(each.name, each.ok) for each in checked] == [("brave", True), ("tavily", False)]
-    assert "2 results" in checked[0].what_to_do and "wait" in checked[1].what_to_do
+    assert [(each.name, each.state) for each in checked] == [("brave", State.OK), ("tavily", State.WARNING)]
+    assert "2 results" in checked[0].found and "wait" in checked[1].remedy
     assert (len(one.asked), len(two.asked)) == (1, 1)
 
 
 async def test_the_doctor_ends_in_time_and_says_what_makes_no_sense(web: LoopbackWeb) -> None:
     with engine(Reply(drip=True)) as one, engine(servers.tavily([])) as two, anyio.fail_after(5):
         checked = await check_providers(both(one, two), web, seconds=0.3)
-    assert [each.ok for each in checked] == [False, False]
+    assert [each.state for each in checked] == [State.WARNING] * 2
     [wrong] = await check_providers(SearchOptions(providers=("kagi",)), web)
-    assert not wrong.ok and "MCP_TOOLS_KAGI_KEY" in wrong.what_to_do
+    assert wrong.state is State.WARNING and "MCP_TOOLS_KAGI_KEY" in wrong.remedy
 
 
 def test_it_works_on_trio_too(monkeypatch: pytest.MonkeyPatch) -> None:
