@@ -60,7 +60,7 @@ def _believed(ran: Ran) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def _forged(code: str, *ends: tuple[EndedBy, int], session: bool = False) -> Any:
+def _forged(code: str, *ends: tuple[EndedBy, int], session: bool = False, seconds_inside: float = 1.0) -> Any:
     """The code forges reports, then does something; inside, one of `ends` is said, or that it is done.
 
     Whoever says that it is done could as well have left, so this ends the call. It must really be its end.
@@ -70,7 +70,11 @@ def _forged(code: str, *ends: tuple[EndedBy, int], session: bool = False) -> Any
         label = stage.name()
         source = program(f"{FORGE}label(T['name'])\n{code}", name=label)
         try:
-            ran = arena.run(source, timeout_seconds=1.0, session=label if session and arena.walled else None)
+            ran = arena.run(
+                source,
+                timeout_seconds=seconds_inside if arena.walled else 1.0,
+                session=label if session and arena.walled else None,
+            )
         except SandboxDied:
             if not session or burns(label):
                 raise
@@ -351,7 +355,8 @@ ATTACKS = (
     _lie("forge a report, then spin", _forged(_SPIN, (EndedBy.TIME, -1))),
     _lie(
         "forge a report, then use too much memory",
-        _forged(_EAT, (EndedBy.MEMORY, -1), (EndedBy.MEMORY, 1), (EndedBy.EXIT, 1)),
+        # A busy machine takes seconds to hand out this memory, and then it would end by time.
+        _forged(_EAT, (EndedBy.MEMORY, -1), (EndedBy.MEMORY, 1), (EndedBy.EXIT, 1), seconds_inside=10.0),
     ),
     _lie("forge a report, then crash", _forged(_SEGFAULT, (EndedBy.CRASH, -11))),
     _lie("forge a report, then close everything and leave", _forged(_CLOSE_AND_EXIT, (EndedBy.EXIT, 7))),
