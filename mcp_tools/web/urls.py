@@ -211,7 +211,11 @@ def _ascii_name(text: str) -> str:
         import idna
 
         try:
-            text = idna.encode(text, uts46=True, std3_rules=True).decode("ascii")
+            # Label by label, as it holds what only ASCII labels may: `_`, or hyphens in places 3 and 4.
+            text = ".".join(
+                label if label.isascii() else idna.alabel(label).decode("ascii")
+                for label in idna.uts46_remap(text, std3_rules=False).split(".")
+            )
         except UnicodeError:
             raise Refused("the host is no valid international name") from None
     name = text.lower().removesuffix(".")

@@ -137,3 +137,23 @@ def test_what_leads_elsewhere_is_not_public(text: str) -> None:
 )
 def test_what_everybody_reaches_is_public(text: str) -> None:
     assert is_public(ipaddress.ip_address(text))
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("ab--c.b\u00fccher.example", "ab--c.xn--bcher-kva.example"),
+        ("a_b.B\u00dcCHER.example", "a_b.xn--bcher-kva.example"),
+        ("b\u00fccher\u3002example", "xn--bcher-kva.example"),
+    ],
+)
+def test_a_name_is_encoded_label_by_label(host: str, shown: str) -> None:
+    assert parse(f"http://{host}/").host == shown
+
+
+@pytest.mark.parametrize(
+    "host", ["exa\u2100mple", "b\u00fc%41.example", "b\u00fc..example", "\u00ad.example"]
+)
+def test_what_is_no_name_after_all_is_refused(host: str) -> None:
+    with pytest.raises(Refused):
+        parse(f"http://{host}/")

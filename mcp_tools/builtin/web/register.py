@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from pydantic import Field
 
 from mcp_tools.builtin.late import Late
+from mcp_tools.builtin.web.kept import KeptPages
 from mcp_tools.builtin.web.types import FetchOptions, RobotsRules
 from mcp_tools.errors import ToolError
 from mcp_tools.registry import ToolRegistry
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 40.0
 MAX_INDEX: Final = 10_000_000
+MAX_LENGTH: Final = 50_000
+"""A result holds the text twice, and what is too long for a model's context would be cut in its middle."""
 _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer"}
 RESULT_SCHEMA: Final[dict[str, Any]] = {
@@ -41,26 +44,29 @@ def register_web_tool(
 ) -> Late[FetchTool]:
     """Register `fetch_url`. Asks nobody yet; `web` stays the caller's. Close the tool at the end."""
 
+    kept = KeptPages(seconds=options.cache_s, entries=options.cache_entries)
+
     def make() -> FetchTool:
         from mcp_tools.builtin.web.tool import FetchTool
 
-        return FetchTool(web, robots, options)
+        return FetchTool(web, robots, kept)
 
     tool = Late(make)
 
     def subjects(url: str, **_others: Any) -> list[Subject]:
-        try:
-            return [urls.spellings(urls.parse(url))]
-        except Refused as error:
-            raise ToolError(str(error)) from None
+        return [urls.spellings(_parsed(url))]
 
-    def preview(url: str, **_others: Any) -> Preview:
-        # As it is asked: a name that looks like another one shows in ASCII that it is not.
-        return Preview(text=f"GET {urls.parse(url)}")
+    async def preview(
+        url: str, start_index: int, raw: bool, context: CallContext, **_: Any
+    ) -> Preview | None:
+        asked = _parsed(url)
+        if start_index and kept.hold((str(asked), raw), context):
+            return None  # it is here already, so nothing leaves this machine
+        return Preview(text=_shown(url, asked), shows=frozenset({"url"}))
 
     async def fetch_url(
-        url: Annotated[str, Field(min_length=1, max_length=8192)],
-        max_length: Annotated[int, Field(ge=1, le=100_000)] = 5000,
+        url: Annotated[str, Field(min_length=1, max_length=urls.MAX_URL_CHARS)],
+        max_length: Annotated[int, Field(ge=1, le=MAX_LENGTH)] = 5000,
         start_index: Annotated[int, Field(ge=0, le=MAX_INDEX)] = 0,
         raw: bool = False,
         *,
@@ -92,3 +98,19 @@ def register_web_tool(
         ),
     )(fetch_url)
     return tool
+
+
+def _parsed(url: str) -> urls.Url:
+    try:
+        return urls.parse(url)
+    except Refused as error:
+        raise ToolError(str(error)) from None
+
+
+def _shown(url: str, asked: urls.Url) -> str:
+    # As it is asked: a name that looks like another one shows in ASCII that it is not.
+    if url.isascii() or "xn--" not in asked.host:
+        return f"GET {asked}"
+    return (
+        f"GET {asked}\nThe name in the URL above is not in ASCII. It is {asked.host}, whatever it looks like."
+    )

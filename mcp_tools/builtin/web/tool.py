@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
 import anyio.to_thread
 
-from mcp_tools.builtin.cache import Cache
+from mcp_tools.builtin.web.kept import KeptPages, Page
 from mcp_tools.builtin.web.readable import Readable, media_type, read
-from mcp_tools.builtin.web.types import FetchOptions, RobotsRules
+from mcp_tools.builtin.web.types import RobotsRules
 from mcp_tools.errors import ToolError
 from mcp_tools.output.marks import without_middle
 from mcp_tools.output.untrusted import clean, mark
@@ -27,26 +26,17 @@ _TOTAL_S: Final = 25.0
 MAX_SHOWN_URL_CHARS: Final = 300
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Page:
-    url: str
-    content_type: str
-    redirects: tuple[str, ...]
-    content: Readable
-
-
 class FetchTool:
     """The tool over a web. `web` and `robots` are the caller's; robots None: not asked."""
 
-    def __init__(self, web: Web, robots: RobotsRules | None, options: FetchOptions) -> None:
+    def __init__(self, web: Web, robots: RobotsRules | None, kept: KeptPages) -> None:
         self._web = web
         self._robots = robots
-        self._options = options
-        self._cache: Cache[_Page] = Cache(seconds=options.cache_s, entries=options.cache_entries)
+        self._kept = kept
 
     def close(self) -> None:
         """Forget all pages."""
-        self._cache.clear()
+        self._kept.clear()
 
     async def fetch(
         self, url: str, max_length: int, start: int, raw: bool, context: CallContext
@@ -58,20 +48,20 @@ class FetchTool:
         """
         try:
             first = urls.parse(url)
-            key = (context.principal, str(first), raw)
-            page = self._cache.get(key)
-            if page is None or start == 0:
+            key = (str(first), raw)
+            page = self._kept.get(key, context) if start else None
+            is_new = page is None
+            if page is None:
                 page = await self._load(first, raw, context)
-                self._cache.put(key, page)
+                self._kept.put(key, context, page)
             else:
-                for passed in (*page.redirects, page.url):
-                    _permit(urls.parse(passed), context, asked_for=first)
+                _permit_again(page, context, asked_for=first)
         except WebError as error:
             is_passing = not isinstance(error, Refused) or error.retry_after_s is not None
             raise ToolError(str(error), is_passing=is_passing, retry_after_s=error.retry_after_s) from None
-        return _part(page, max_length, start)
+        return _part(page, max_length, start, is_new=is_new)
 
-    async def _load(self, url: urls.Url, raw: bool, context: CallContext) -> _Page:
+    async def _load(self, url: urls.Url, raw: bool, context: CallContext) -> Page:
         answer: WebResponse | None = None
         with anyio.move_on_after(_TOTAL_S):
             answer = await self._ask(url, context)
@@ -92,8 +82,14 @@ class FetchTool:
         # Two million characters take a while, and others should not wait for it.
         text = await anyio.to_thread.run_sync(functools.partial(clean, content.text, keep_lines=True))
         content = Readable(title=clean(content.title), text=text, is_cut=content.is_cut)
-        return _Page(
-            url=answer.url, content_type=media_type(answer), redirects=answer.redirects, content=content
+        passed = (*answer.redirects, answer.url)
+        return Page(
+            url=answer.url,
+            status=answer.status,
+            content_type=media_type(answer),
+            redirects=answer.redirects,
+            rulings=tuple(_ruling(urls.parse(each), context) for each in passed),
+            content=content,
         )
 
     async def _ask(self, url: urls.Url, context: CallContext) -> WebResponse:
@@ -103,7 +99,7 @@ class FetchTool:
 
         async def may_ask(target: str) -> None:
             await may_go(target)
-            if self._robots is not None and (self._options.robots_for_asked or not context.asked):
+            if self._robots is not None:
                 await self._robots.check(target, may_go, is_redirect=target != str(url))
 
         await may_ask(str(url))
@@ -112,18 +108,29 @@ class FetchTool:
 
 
 def _permit(url: urls.Url, context: CallContext, *, asked_for: urls.Url) -> None:
-    names = urls.spellings(url)
-    is_permitted = context.permits(names)
+    is_permitted = context.permits(urls.spellings(url))
     if context.asked and not _is_same_place(url, asked_for):
         # The person said yes to another place.
-        is_permitted = context.screen is not None and context.screen(names) is Decision.ALLOW
-    if context.screen is not None and context.screen(names) is Decision.DENY:
+        is_permitted = context.screen is not None and _ruling(url, context) is Decision.ALLOW
+    if _ruling(url, context) is Decision.DENY:
         raise ToolError(f"this leads to {url.netloc}, which a rule denies; calling again will not help")
     if not is_permitted:
         raise ToolError(
             f"this leads to {url.netloc}, where this call may not go; if that must be read, call fetch_url "
             f"with {str(url)[:500]} itself"
         )
+
+
+def _permit_again(page: Page, context: CallContext, *, asked_for: urls.Url) -> None:
+    # Nothing is asked of the web any more, so what was permitted is, unless the rules became stricter.
+    for passed, ruling in zip((*page.redirects, page.url), page.rulings, strict=True):
+        url = urls.parse(passed)
+        if _ruling(url, context) > ruling:
+            _permit(url, context, asked_for=asked_for)
+
+
+def _ruling(url: urls.Url, context: CallContext) -> Decision:
+    return Decision.ALLOW if context.screen is None else context.screen(urls.spellings(url))
 
 
 def _is_same_place(url: urls.Url, asked_for: urls.Url) -> bool:
@@ -138,7 +145,7 @@ def _shown(url: str) -> str:
     return without_middle(url, MAX_SHOWN_URL_CHARS).replace("[", "%5B").replace("]", "%5D")
 
 
-def _part(page: _Page, max_length: int, start: int) -> ToolOutput:
+def _part(page: Page, max_length: int, start: int, *, is_new: bool) -> ToolOutput:
     text = page.content.text
     total = len(text)
     if start > total:
@@ -154,5 +161,6 @@ def _part(page: _Page, max_length: int, start: int) -> ToolOutput:
         "total_chars": total, "redirects": list(page.redirects),
     }  # fmt: skip
     shown = mark(f"{page.content.title}\n\n{text[start:end]}".strip(), source=source)
-    where = f"[Characters {start} to {end} of {total}; {more}.]"
+    anew = " The page was fetched anew; this part may not fit the one before it." if is_new and start else ""
+    where = f"[Characters {start} to {end} of {total}; {more}.{anew}]"
     return ToolOutput(content=[TextContent(text=shown), TextContent(text=where)], structured=structured)

@@ -29,11 +29,9 @@ class FetchOptions:
 
     Args:
         confirms: It asks where no rule says otherwise.
-        robots_for_asked: robots.txt is obeyed also where a person said yes to the call.
-        cache_s, cache_entries: How long, and how many pages are kept for the next part.
+        cache_s, cache_entries: How long pages are kept for their next parts, and how many of each principal.
     """
 
     confirms: bool = False
-    robots_for_asked: bool = True
     cache_s: float = 300.0
     cache_entries: int = 8
