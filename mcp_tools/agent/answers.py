@@ -14,10 +14,12 @@ from typing import Any, Final
 
 import anyio.to_thread
 
+from mcp_tools.agent.pictures import Picture, shown
 from mcp_tools.agent.types import BadCall, ModelError
 from mcp_tools.observe.cost import cost_of
 from mcp_tools.output.marks import without_middle
-from mcp_tools.types import ExecutionResult, ToolCall, Usage
+from mcp_tools.output.plain import encodable, to_json
+from mcp_tools.types import ExecutionResult, MediaContent, TextContent, ToolCall, ToolOutput, Usage
 
 MAX_ANSWER_CHARS: Final = 16 * 1024**2
 """Of one streamed answer; many times what any model writes."""
@@ -31,12 +33,6 @@ MAX_DEPTH: Final = 100
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_NAME: Final = 64
-_STARTS: Final = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-)
 
 
 class Room:
@@ -137,20 +133,23 @@ def bounded(texts: Sequence[str]) -> list[str]:
 
 
 def observed(result: ExecutionResult | None) -> str:
-    """Render what became of a call, for the model."""
+    """Render what became of a call, for a model that is shown texts only."""
     if result is None:
         return "Error (cancelled): not run"
     return without_middle(result.to_observation(), MAX_RESULT_CHARS)
 
 
-def picture_type(data: bytes) -> str | None:
-    """Return the media type of a picture that providers take, by its bytes.
-
-    One that is not what it is said to be is refused, and with it the whole history.
-    """
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return next((name for start, name in _STARTS if data.startswith(start)), None)
+def seen(result: ExecutionResult | None) -> str | list[str | Picture]:
+    """Render what became of a call, for a model that is shown pictures: a text, or texts and pictures."""
+    output = result.result if result is not None and result.is_success else None
+    if not isinstance(output, ToolOutput) or not any(isinstance(p, MediaContent) for p in output.content):
+        return observed(result)
+    pieces = list(shown(output.content))
+    if output.structured is not None and not any(isinstance(p, TextContent) for p in output.content):
+        pieces.append(encodable(to_json(output.structured, indent=2)))
+    texts = iter(bounded([piece for piece in pieces if isinstance(piece, str)]))
+    whole = [next(texts) if isinstance(piece, str) else piece for piece in pieces]
+    return [piece for piece in whole if not isinstance(piece, str) or piece.strip()]
 
 
 async def usage_of(

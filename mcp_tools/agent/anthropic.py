@@ -7,12 +7,15 @@ from typing import Any, Final
 
 from mcp_tools.agent.answers import usage_of
 from mcp_tools.agent.anthropic_blocks import StreamedAnswer, answer_blocks, calls_in, result_block
-from mcp_tools.agent.failures import model_error
-from mcp_tools.agent.types import Api, Message, ModelError, OnText, Turn
+from mcp_tools.agent.asking import guarded, is_refused, own_options
+from mcp_tools.agent.history import SentPictures
+from mcp_tools.agent.types import Api, Message, OnText, Turn
 from mcp_tools.types import ExecutionResult, Tool, Usage
 
-MAX_TOKENS_WHOLE: Final = 16_000
-"""The SDK refuses to wait for a longer answer that is not streamed."""
+MAX_TOKENS_WHOLE: Final = 8_192
+"""The SDK refuses to wait for a longer answer of some models that is not streamed."""
+_TAKEN: Final = ("model", "messages", "system", "tools", "max_tokens", "stream")
+_WHERE: Final = "Anthropic's API was asked; for models of others give the client of their own SDK"
 _CACHED: Final = {"type": "ephemeral"}
 _MAX_MARKS: Final = 4
 """More are refused."""
@@ -37,12 +40,12 @@ class AnthropicMessages:
     def __init__(self, client: Any, *, cache: bool = True, options: Mapping[str, Any] | None = None) -> None:
         self._client = client
         self._cache = cache
-        self._options = dict(options or {})
-        ours = {"model", "messages", "system", "tools", "max_tokens", "stream"} & set(self._options)
-        if ours:
-            raise ValueError(f"options cannot have {', '.join(sorted(ours))}: it is given for each request")
+        self._options = own_options(options, _TAKEN)
+        self._pictures = SentPictures()
         # The platforms of clouds do not mark a history by themselves, and refuse the field.
-        self._marks_history = not type(client).__module__.startswith("anthropic.lib.")
+        self._marks_history = not any(
+            base.__module__.startswith("anthropic.lib.") for base in type(client).__mro__
+        )
 
     async def ask(
         self,
@@ -55,31 +58,27 @@ class AnthropicMessages:
         on_text: OnText | None,
     ) -> Turn:
         """Have the model answer once; see `Model`."""
-        request = self._request(messages, tools, system)
-        request |= {"model": model, "max_tokens": max_tokens}
-        problem: ModelError
-        try:
-            if on_text is not None or max_tokens > MAX_TOKENS_WHOLE:
-                answer = await self._streamed(request, on_text)
-            else:
-                whole = await self._client.messages.create(**request)
-                answer = whole.to_dict(mode="python", warnings=False)
-            return await self._turn(answer, messages, asked=model)
-        except ModelError as error:
-            problem = error
-        except Warning:  # where a program makes warnings errors, ours to let through
-            raise
-        except Exception as error:
-            if isinstance(error, TypeError) and "unexpected keyword" in str(error):
-                raise  # an option that the SDK does not know
-            secrets = [getattr(self._client, name, None) for name in ("api_key", "auth_token")]
-            problem = model_error(error, sent=[list(messages), system], secrets=secrets)
-            if isinstance(error, TypeError) and "authentication" in str(error):
-                problem = ModelError(
-                    "there is no key for Anthropic: set ANTHROPIC_API_KEY, or give a client that has one"
-                )
-        # Outside of the handlers: the SDK's error holds the request, with the prompt and the key in it.
-        raise problem
+        fields = {"model": model, "max_tokens": max_tokens}
+        is_streamed = on_text is not None or max_tokens > MAX_TOKENS_WHOLE
+
+        async def ask_with(sent: Sequence[Message]) -> dict[str, Any]:
+            request = self._request(sent, tools, system) | fields
+            try:
+                return await self._once(request, on_text, is_streamed=is_streamed)
+            except Exception as error:
+                if not self._is_unmarked_for(error, request):
+                    raise
+            return await ask_with(sent)
+
+        async def work() -> Turn:
+            return await self._turn(await self._pictures.asked(messages, ask_with), messages, asked=model)
+
+        keys = {
+            "ANTHROPIC_API_KEY": getattr(self._client, "api_key", None),
+            "ANTHROPIC_AUTH_TOKEN": getattr(self._client, "auth_token", None),
+        }
+        where = "" if "claude" in model else _WHERE
+        return await guarded(work, keys=keys, messages=messages, system=system, where=where)
 
     def results(self, turn: Turn, results: Mapping[str, ExecutionResult]) -> tuple[Message, ...]:
         """Render the results of a turn's calls as one message; see `Model`."""
@@ -110,7 +109,22 @@ class AnthropicMessages:
                 request.setdefault("cache_control", _CACHED)
         return request
 
-    async def _streamed(self, request: Mapping[str, Any], on_text: OnText | None) -> dict[str, Any]:
+    def _is_unmarked_for(self, error: Exception, request: Mapping[str, Any]) -> bool:
+        """Mark less from now on where a server does not know the marks; False: that is not the reason."""
+        if not self._cache or not is_refused(error, "cache_control"):
+            return False
+        if "cache_control" in request:
+            self._marks_history = False
+        else:
+            self._cache = False
+        return True
+
+    async def _once(
+        self, request: Mapping[str, Any], on_text: OnText | None, *, is_streamed: bool
+    ) -> dict[str, Any]:
+        if not is_streamed:
+            whole = await self._client.messages.create(**request)
+            return dict(whole.to_dict(mode="python", warnings=False))
         answer = StreamedAnswer()
         # Raw events and not the SDK's `stream`, which guesses at arguments that are not complete.
         events = await self._client.messages.create(**request, stream=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import re
 from collections.abc import Mapping, Sequence
@@ -11,25 +10,19 @@ from typing import Any, Final
 from mcp_tools.agent.answers import (
     BROKEN_OFF,
     Room,
-    bounded,
     call_from,
     encodable_data,
     fresh_id,
-    observed,
-    picture_type,
+    seen,
     sendable_name,
 )
 from mcp_tools.agent.calls import RUN
+from mcp_tools.agent.pictures import Picture
 from mcp_tools.agent.types import BadCall, Message, ModelError, OnText
 from mcp_tools.calling import tell
-from mcp_tools.output.plain import encodable, to_json
-from mcp_tools.types import Content, ExecutionResult, MediaContent, TextContent, ToolCall, ToolOutput
+from mcp_tools.types import ExecutionResult, ToolCall
 
 Block = dict[str, Any]
-MAX_IMAGE_CHARS: Final = 5 * 1024 * 1024
-"""Of one image in base64; the API refuses the whole request for a larger one."""
-MAX_IMAGES: Final = 20
-"""Of one result. The API bounds them by request, and a history holds many results."""
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _THINKING: Final = frozenset({"thinking", "redacted_thinking"})
 _OURS: Final = frozenset({"tool_result", "image", "document"})
@@ -185,43 +178,17 @@ def answer_blocks(blocks: Sequence[Block], *, stop: str | None) -> list[Block]:
 
 def result_block(call_id: str, result: ExecutionResult | None) -> Block:
     """Render what became of one call; a failure is flagged."""
-    block: Block = {"type": "tool_result", "tool_use_id": call_id}
-    if result is None:
-        return {**block, "content": observed(None), "is_error": True}
-    value = result.result
-    if result.is_success and isinstance(value, ToolOutput) and any(_image(piece) for piece in value.content):
-        return {**block, "content": _pieces(value), "is_error": False}
-    return {**block, "content": observed(result), "is_error": not result.is_success}
+    content = seen(result)
+    return {
+        "type": "tool_result",
+        "tool_use_id": call_id,
+        "content": content if isinstance(content, str) else [_part(piece) for piece in content],
+        "is_error": result is None or not result.is_success,
+    }
 
 
-def _pieces(output: ToolOutput) -> list[Block]:
-    blocks: list[Block] = []
-    images = 0
-    for piece in output.content:
-        image = _image(piece) if images < MAX_IMAGES else None
-        if image is not None:
-            images += 1
-            blocks.append(image)
-        else:
-            blocks.append(_text(ToolOutput(content=(piece,)).observed()))
-    if output.structured is not None and not any(isinstance(piece, TextContent) for piece in output.content):
-        blocks.append(_text(to_json(output.structured, indent=2)))
-    texts = [block for block in blocks if block["type"] == "text"]
-    for block, text in zip(texts, bounded([block["text"] for block in texts]), strict=True):
-        block["text"] = text
-    return [block for block in blocks if block["type"] != "text" or block["text"].strip()]
-
-
-def _text(text: str) -> Block:
-    return {"type": "text", "text": encodable(text)}
-
-
-def _image(piece: Content) -> Block | None:
-    """Return an image as the API takes it, or None where it would refuse the request for it."""
-    if not isinstance(piece, MediaContent):
-        return None
-    media_type = picture_type(piece.data)
-    if media_type is None or len(piece.data) > MAX_IMAGE_CHARS * 3 // 4:
-        return None
-    data = base64.b64encode(piece.data).decode()
-    return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+def _part(piece: str | Picture) -> Block:
+    if isinstance(piece, str):
+        return {"type": "text", "text": piece}
+    source = {"type": "base64", "media_type": piece.media_type, "data": piece.data}
+    return {"type": "image", "source": source}

@@ -29,7 +29,8 @@ _WORDS: Final[Mapping[int, str]] = {
     429: "the provider's limit of requests or tokens is reached",
     529: "the provider is overloaded",
 }
-# An error in the middle of a stream comes after a status of 200; its type tells which it would have been.
+# An error inside of a stream or of an answer comes after a status of 200; what it was is told by its type
+# (Anthropic) or its code (OpenAI).
 _STATUS: Final[Mapping[str, int]] = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -41,36 +42,92 @@ _STATUS: Final[Mapping[str, int]] = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
+_STATUS_OF_CODE: Final[Mapping[str, int]] = {
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "tokens": 429,
+    "requests": 429,
+    "server_error": 500,
+    "invalid_prompt": 400,
+    "context_length_exceeded": 400,
+}
+_UNSENT: Final = frozenset(
+    {"ConnectError", "ConnectTimeout", "PoolTimeout", "LocalProtocolError", "UnsupportedProtocol"}
+)
+"""Of the HTTP library: nothing of a request has left."""
+_HALF: Final = re.compile("[\ud800-\udfff]")
+_NO_HEADER: Final = "the key or a header holds characters that cannot be sent"
 
 
-def model_error(error: Exception, *, sent: Sequence[Any], secrets: Sequence[object]) -> ModelError:
+class Told(Exception):
+    """An error that came as data and not as an HTTP status."""
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        super().__init__("the provider failed")
+        kind = body.get("code") or body.get("type") or ""
+        self.body = {"type": kind, "message": body.get("message")}
+        self.status_code = _STATUS_OF_CODE.get(str(kind))
+
+
+def model_error(
+    error: Exception, *, sent: Sequence[Any], secrets: Sequence[object], where: str = ""
+) -> ModelError:
     """Say what happened in words.
 
     Args:
         error: What the SDK, or the connection under it, raised.
         sent: What went to the provider; a message that quotes it is left out.
         secrets: Keys, which no message may hold.
+        where: Said where there is no such model.
     """
     status = getattr(error, "status_code", None)
     kind, said = _of_body(getattr(error, "body", None))
+    is_late = False
     if not isinstance(status, int) or status < 400:
-        status = _STATUS.get(kind)
+        status, is_late = _STATUS.get(kind), True
     if status is None:
-        name = type(error).__name__
-        if name == "APIConnectionError":
-            return ModelError("the provider cannot be reached, or it broke off before it had answered")
-        if isinstance(error, UnicodeEncodeError):
-            return ModelError("the messages hold half a character (a lone surrogate), which cannot be sent")
-        if "Timeout" in name:
-            return ModelError(f"the provider did not answer in time ({name}); the request can be repeated")
-        if type(error).__module__.partition(".")[0] in _WIRE or isinstance(error, OSError):
-            return ModelError(f"the answer did not arrive whole ({name}); the request can be repeated")
-        return ModelError(f"the answer could not be read ({name})")
+        return _without_status(error)
     what = _WORDS.get(status, "the provider failed" if status >= 500 else "the provider refused the request")
     message = f"{what} (HTTP {status}{f', {kind}' if kind else ''})"
+    if status == 404 and where:
+        message = f"{message}; {where}"
     said = _presentable(said, sent, secrets)
     wait_s = _retry_after(getattr(getattr(error, "response", None), "headers", None))
-    return ModelError(f"{message}: {said}" if said else message, status=status, retry_after_s=wait_s)
+    return ModelError(
+        f"{message}: {said}" if said else message,
+        status=status,
+        retry_after_s=wait_s,
+        may_have_cost=is_late or isinstance(error, Told),
+    )
+
+
+def _without_status(error: Exception) -> ModelError:
+    name = type(error).__name__
+    is_unsent = type(error.__cause__).__name__ in _UNSENT
+    if name == "APIConnectionError":
+        if isinstance(error.__cause__, ValueError) or type(error.__cause__).__name__ == "LocalProtocolError":
+            what = _NO_HEADER
+        elif is_unsent:
+            what = "the provider cannot be reached"
+        else:
+            what = "the provider cannot be reached, or it broke off before it had answered"
+        return ModelError(what, may_have_cost=not is_unsent)
+    if isinstance(error, UnicodeEncodeError):
+        # Headers are ASCII; the body takes everything but halves of characters.
+        is_half = _HALF.search(error.object[error.start : error.end])
+        what = "the messages hold half a character (a lone surrogate), which cannot be sent"
+        return ModelError(what if is_half else _NO_HEADER, may_have_cost=False)
+    if isinstance(error, TypeError) and "authentication" in str(error):
+        what = "there is no key for Anthropic: set ANTHROPIC_API_KEY, or give a client that has one"
+        return ModelError(what, may_have_cost=False)
+    if isinstance(error, TypeError) and "JSON serializable" in str(error):
+        return ModelError("the messages hold what cannot be written as JSON", may_have_cost=False)
+    if "Timeout" in name:
+        what = f"the provider did not answer in time ({name}); the request can be repeated"
+        return ModelError(what, may_have_cost=not is_unsent)
+    if type(error).__module__.partition(".")[0] in _WIRE or isinstance(error, OSError):
+        return ModelError(f"the answer did not arrive whole ({name}); the request can be repeated")
+    return ModelError(f"the answer could not be read ({name})")
 
 
 def _of_body(body: object) -> tuple[str, str]:

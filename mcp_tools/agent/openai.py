@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -10,28 +9,26 @@ from mcp_tools.agent.answers import (
     BROKEN_OFF,
     Room,
     as_text,
-    bounded,
     call_from,
     encodable_data,
     fresh_id,
     observed,
-    picture_type,
+    seen,
     sendable_name,
     usage_of,
 )
+from mcp_tools.agent.asking import guarded, is_async_client, own_options
 from mcp_tools.agent.calls import RUN
-from mcp_tools.agent.openai_chat import OpenAIChat
-from mcp_tools.agent.openai_common import ID, Told, guarded, own_options
+from mcp_tools.agent.failures import Told
+from mcp_tools.agent.history import SentPictures
+from mcp_tools.agent.openai_chat import ID, OpenAIChat, keys_of
+from mcp_tools.agent.pictures import Picture
 from mcp_tools.agent.types import Api, BadCall, Message, Model, ModelError, OnText, Turn
 from mcp_tools.calling import tell
-from mcp_tools.output.plain import encodable, to_json
-from mcp_tools.types import Content, ExecutionResult, MediaContent, TextContent, Tool, ToolCall, ToolOutput
+from mcp_tools.types import ExecutionResult, Tool, ToolCall
 
 __all__ = ["OpenAIChat", "OpenAIResponses", "model_for"]
 
-MAX_IMAGE_BYTES: Final = 5 * 1024 * 1024
-MAX_IMAGES: Final = 20
-"""Of one result."""
 _REASONING: Final = "reasoning.encrypted_content"
 _FINISHED: Final = frozenset(
     {"web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_call"}
@@ -58,6 +55,7 @@ class OpenAIResponses:
         self._images = images
         self._options = own_options(options, _TAKEN)
         self._unreasoning: set[str] = set()
+        self._pictures = SentPictures()
 
     async def ask(
         self,
@@ -73,7 +71,6 @@ class OpenAIResponses:
         request: dict[str, Any] = {
             **self._options,
             "model": model,
-            "input": list(messages),
             "max_output_tokens": max_tokens,
             "store": False,
         }
@@ -83,18 +80,23 @@ class OpenAIResponses:
             request["instructions"] = system
 
         async def work() -> Turn:
-            answer = await self._answer(request, on_text)
+            answer = await self._pictures.asked(
+                messages, lambda sent: self._answer({**request, "input": sent}, on_text)
+            )
             return await _turn(answer, messages, asked=model)
 
-        return await guarded(work, client=self._client, messages=messages, system=system)
+        return await guarded(work, keys=keys_of(self._client), messages=messages, system=system)
 
     def results(self, turn: Turn, results: Mapping[str, ExecutionResult]) -> tuple[Message, ...]:
         """Render the results of a turn's calls; see `Model`. A failure begins with `Error`."""
-        seen: dict[str, Message] = {}
+        render = seen if self._images else observed
+        answers: dict[str, Message] = {}
         for call in turn.calls:
-            output = self._output(results.get(call.id))
-            seen.setdefault(call.id, {"type": "function_call_output", "call_id": call.id, "output": output})
-        return tuple(seen.values())
+            if call.id not in answers:
+                content = render(results.get(call.id))
+                output = content if isinstance(content, str) else [_part(piece) for piece in content]
+                answers[call.id] = {"type": "function_call_output", "call_id": call.id, "output": output}
+        return tuple(answers.values())
 
     async def _answer(self, request: Mapping[str, Any], on_text: OnText | None) -> dict[str, Any]:
         model = request["model"]
@@ -138,14 +140,6 @@ class OpenAIResponses:
         # Some servers leave out of the last event what they have sent before.
         return {**last, "output": last.get("output") or [items[index] for index in sorted(items)]}
 
-    def _output(self, result: ExecutionResult | None) -> str | list[dict[str, Any]]:
-        value = result.result if result is not None and result.is_success else None
-        if self._images and isinstance(value, ToolOutput):
-            pieces = _pieces(value)
-            if any(piece["type"] == "input_image" for piece in pieces):
-                return pieces
-        return observed(result)
-
 
 def model_for(client: Any, api: Api | None = None) -> Model:
     """Return what asks a model through a client of the OpenAI SDK.
@@ -158,9 +152,7 @@ def model_for(client: Any, api: Api | None = None) -> Model:
         TypeError: `client` is none that can be used.
         ValueError: `api` is not one of OpenAI's.
     """
-    # By name, so that the SDK is not imported to find out.
-    bases = [(base.__module__.partition(".")[0], base.__name__) for base in type(client).__mro__]
-    if ("openai", "AsyncAPIClient") not in bases:
+    if not is_async_client(client, "openai"):
         raise TypeError(f"{type(client).__name__} is no client that can be used; give openai.AsyncOpenAI()")
     match api:
         case None | "openai-responses":
@@ -244,30 +236,7 @@ def _is_taken_back(item: Mapping[str, Any]) -> bool:
     return False
 
 
-def _pieces(output: ToolOutput) -> list[dict[str, Any]]:
-    pieces: list[dict[str, Any]] = []
-    images = 0
-    for piece in output.content:
-        url = _data_url(piece) if images < MAX_IMAGES else None
-        if url is not None:
-            images += 1
-            pieces.append({"type": "input_image", "image_url": url, "detail": "auto"})
-        else:
-            pieces.append(_text(ToolOutput(content=(piece,)).observed()))
-    if output.structured is not None and not any(isinstance(piece, TextContent) for piece in output.content):
-        pieces.append(_text(to_json(output.structured, indent=2)))
-    texts = [each for each in pieces if each["type"] == "input_text"]
-    for each, text in zip(texts, bounded([each["text"] for each in texts]), strict=True):
-        each["text"] = text
-    return pieces
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "input_text", "text": encodable(text)}
-
-
-def _data_url(piece: Content) -> str | None:
-    if not isinstance(piece, MediaContent) or len(piece.data) > MAX_IMAGE_BYTES:
-        return None
-    media_type = picture_type(piece.data)
-    return f"data:{media_type};base64,{base64.b64encode(piece.data).decode()}" if media_type else None
+def _part(piece: str | Picture) -> dict[str, Any]:
+    if isinstance(piece, str):
+        return {"type": "input_text", "text": piece}
+    return {"type": "input_image", "image_url": piece.url, "detail": "auto"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -16,17 +17,24 @@ from mcp_tools.agent.answers import (
     sendable_name,
     usage_of,
 )
+from mcp_tools.agent.asking import guarded, is_refused, own_options
 from mcp_tools.agent.calls import RUN
-from mcp_tools.agent.openai_common import ID, guarded, is_refused, own_options
 from mcp_tools.agent.types import Api, BadCall, Message, ModelError, OnText, Turn
 from mcp_tools.calling import tell
 from mcp_tools.types import ExecutionResult, Tool, ToolCall
 
 LimitField = Literal["max_completion_tokens", "max_tokens"]
+ID: Final = re.compile(r"[!-~]{1,256}")
+"""Of a call: other servers than OpenAI's make up ids of their own, and want them back."""
 _NEW: Final = "max_completion_tokens"
 _OLD: Final = "max_tokens"
 _STREAM_OPTIONS: Final = "stream_options"
 _TAKEN: Final = ("model", "messages", "tools", "stream", _STREAM_OPTIONS, _NEW, _OLD, "n")
+
+
+def keys_of(client: Any) -> dict[str, object]:
+    """Return what no error may hold, by the variable that it usually comes from."""
+    return {"OPENAI_API_KEY": getattr(client, "api_key", None)}
 
 
 class OpenAIChat:
@@ -72,7 +80,7 @@ class OpenAIChat:
             answer = await self._answer(request, max_tokens, on_text)
             return await _turn(answer, messages, asked=model)
 
-        return await guarded(work, client=self._client, messages=messages, system=system)
+        return await guarded(work, keys=keys_of(self._client), messages=messages, system=system)
 
     def results(self, turn: Turn, results: Mapping[str, ExecutionResult]) -> tuple[Message, ...]:
         """Render the results of a turn's calls; see `Model`. A failure begins with `Error`, and a picture is

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+from mcp_tools.agent.asking import base_names, is_async_client
 from mcp_tools.agent.calls import Calls, Tools
 from mcp_tools.agent.types import (
     DEFAULT_MAX_TOKENS,
@@ -115,20 +116,18 @@ def model_for(client: Any) -> Model:
     """
     if all(hasattr(client, name) for name in ("api", "ask", "results")):
         return cast(Model, client)
-    # By name, so that neither SDK is imported to find out that it is not the one.
-    bases = [(base.__module__.partition(".")[0], base.__name__) for base in type(client).__mro__]
     for library in ("anthropic", "openai"):
-        if (library, "SyncAPIClient") in bases:
+        if f"{library}.SyncAPIClient" in base_names(client):
             name = type(client).__name__
             raise TypeError(
                 f"{name} is a synchronous client, which would block every call that runs beside it; give the "
                 f"asynchronous one, {library}.Async{name}"
             )
-    if ("anthropic", "AsyncAPIClient") in bases:
+    if is_async_client(client, "anthropic"):
         from mcp_tools.agent.anthropic import AnthropicMessages
 
         return AnthropicMessages(client)
-    if ("openai", "AsyncAPIClient") in bases:
+    if is_async_client(client, "openai"):
         from mcp_tools.agent.openai import OpenAIResponses
 
         return OpenAIResponses(client)

@@ -35,14 +35,22 @@ class ModelError(McpToolsError):
         message: What happened and what a person can do about it; no keys and no prompt in it.
         status: HTTP status, where there was one.
         retry_after_s: What the provider said, where it did.
+        may_have_cost: Whether the provider may have begun to answer, and charges for it. None: if there is
+            no status.
     """
 
     def __init__(
-        self, message: str, *, status: int | None = None, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        may_have_cost: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.may_have_cost = status is None if may_have_cost is None else may_have_cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import re
+from collections.abc import Iterator
 from typing import Any
+
+from tests.agent.picture_rules import picture_problem
 
 FIELDS = {
     "model", "messages", "max_tokens", "system", "tools", "tool_choice", "stream", "temperature", "top_p",
     "top_k", "thinking", "metadata", "stop_sequences", "service_tier", "cache_control", "container",
 }  # fmt: skip
-MAGIC = {"image/png": b"\x89PNG", "image/jpeg": b"\xff\xd8\xff", "image/gif": b"GIF8", "image/webp": b"RIFF"}
 THINKING = ("thinking", "redacted_thinking")
 
 
@@ -36,6 +37,11 @@ def check(body: dict[str, Any]) -> None:
         is_final_answer = index == len(messages) - 1 and message["role"] == "assistant"
         _check_message(message, f"messages.{index}", is_final_answer=is_final_answer)
     _check_calls(_merged(messages))
+    pictures = list(_pictures(messages))
+    _demand(len(pictures) <= 100, "messages: too many images")
+    for source in pictures:
+        problem = picture_problem(source["data"], source["media_type"], of=len(pictures))
+        _demand(problem is None, f"messages: {problem}")
 
 
 def _demand(holds: object, message: str) -> None:
@@ -92,10 +98,15 @@ def _check_block(block: dict[str, Any], at: str, role: str) -> None:
             for inner in content if isinstance(content, list) else ():
                 _check_block(inner, f"{at}.content", role)
         case "image":
-            source = block["source"]
-            data = base64.b64decode(source["data"], validate=True)
-            _demand(len(source["data"]) <= 5 * 1024 * 1024, f"{at}: image exceeds 5 MB maximum")
-            _demand(data.startswith(MAGIC[source["media_type"]]), f"{at}: Could not process image")
+            _demand(block["source"]["type"] == "base64", f"{at}.source: unexpected value")
+
+
+def _pictures(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict) and value.get("type") == "image":
+        yield value["source"]
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _pictures(item)
 
 
 def _merged(messages: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:

@@ -16,6 +16,7 @@ from tests.agent.anthropic_rules import Refused, check
 KEY = "a-key-for-tests-0123456789abcdef"
 MODEL = "claude-sonnet-5"
 WAIT_S = 20.0
+MAX_BODY_BYTES = 32 * 1000**2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,9 @@ class AnthropicServer:
             # Newer SDKs send a key as a bearer token.
             if KEY not in (self.headers[-1].get("x-api-key"), self._bearer()):
                 return Failure(status=401, kind="authentication_error", message="invalid x-api-key"), {}
+            if len(body) > MAX_BODY_BYTES:
+                self.refused.append("request too large")
+                return Failure(status=413, kind="request_too_large", message="Request exceeds 32 MB"), {}
             request: dict[str, Any] = json.loads(body, parse_constant=_no_number)
             try:
                 if "anthropic-version" not in self.headers[-1]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+from tests.agent.picture_rules import picture_problem
+
 KEY = "a-key-for-tests-0123456789abcdef"
 MODEL = "gpt-5"
 WAIT_S = 20.0
@@ -369,6 +371,10 @@ def check_responses(body: dict[str, Any]) -> None:
                 output = item["output"]
                 for part in output if isinstance(output, list) else ():
                     _demand(part["type"] in ("input_text", "input_image"), "Invalid value: output type")
+                    if part["type"] == "input_image":
+                        kind, _, encoded = part["image_url"].removeprefix("data:").partition(";base64,")
+                        problem = picture_problem(encoded, kind, of=1)
+                        _demand(problem is None, f"Invalid image data: {problem}")
             case "reasoning":
                 known = item.get("encrypted_content") and not body.get("store", True)
                 _demand(known, f"Item with id '{item['id']}' not found.")

@@ -32,10 +32,11 @@ from tests.agent.anthropic_server import (
     thinking,
     use,
 )
+from tests.builtin.python.pictures import png
 
 PROMPT = "the prompt that nobody else may read"
 ASK: list[dict[str, Any]] = [{"role": "user", "content": PROMPT}]
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(50)
+PNG = png()
 
 
 @asynccontextmanager
@@ -208,7 +209,7 @@ async def test_pictures_go_back_as_pictures(tools: ToolSystem) -> None:
                 TextContent(text="two points"),
                 MediaContent(data=PNG, media_type="image/jpeg"),  # which it is not
                 MediaContent(data=b"no picture", media_type="image/png"),
-                MediaContent(data=PNG + bytes(5 * 1024 * 1024), media_type="image/png"),
+                MediaContent(data=png(9_000, 20), media_type="image/png"),
             ]
         )
 
@@ -223,8 +224,8 @@ async def test_pictures_go_back_as_pictures(tools: ToolSystem) -> None:
         "media_type": "image/png",
         "data": base64.b64encode(PNG).decode(),
     }
-    assert broken["text"] == "[image/png, 10 bytes]"
-    assert large["text"].startswith("[image/png, 5")
+    assert broken["text"] == "[image/png, 10 bytes; not shown: it is no PNG, JPEG, GIF or WebP]"
+    assert "not shown: it has 9000 x 20 pixels; a side may have 2000" in large["text"]
 
 
 # --- What is asked ----------------------------------------------------------------------------

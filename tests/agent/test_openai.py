@@ -25,8 +25,9 @@ from mcp_tools.types import (
     ToolOutput,
 )
 from tests.agent.openai_server import KEY, MODEL, THOUGHT, Answer, Failure, OpenAIServer
+from tests.builtin.python.pictures import png
 
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
+PNG = png()
 PROMPT = "What is the secret of the pyramids?"
 USER: Message = {"role": "user", "content": PROMPT}
 APIS: tuple[Api, ...] = ("openai-responses", "openai-chat")

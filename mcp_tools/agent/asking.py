@@ -1,4 +1,4 @@
-"""What both of OpenAI's APIs have in common: options, ids and failures."""
+"""What asking has in common for all APIs: clients, keys, options, and what fails on the way."""
 
 from __future__ import annotations
 
@@ -6,40 +6,48 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from mcp_tools.agent.failures import model_error
+from mcp_tools.agent.failures import Told, model_error
 from mcp_tools.agent.types import Message, ModelError, Turn
 
-ID: Final = re.compile(r"[!-~]{1,256}")
-"""Of a call: other servers than OpenAI's make up ids of their own, and want them back."""
 _REFUSED: Final = re.compile(
     r"unsupported|unrecogni[sz]ed|unknown|unexpected|extra|not (permitted|supported|allowed)", re.IGNORECASE
 )
-# An error inside of a stream or of an answer comes after a status of 200.
-_STATUS: Final[Mapping[str, int]] = {
-    "rate_limit_exceeded": 429,
-    "insufficient_quota": 429,
-    "tokens": 429,
-    "requests": 429,
-    "server_error": 500,
-    "invalid_prompt": 400,
-    "context_length_exceeded": 400,
-}
 
 
-class Told(Exception):
-    """An error that came as data and not as an HTTP status."""
+def is_async_client(client: Any, library: str) -> bool:
+    """Tell whether a client is an asynchronous one of an SDK, which is not imported to find out."""
+    return f"{library}.AsyncAPIClient" in base_names(client)
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
-        super().__init__("the provider failed")
-        kind = body.get("code") or body.get("type") or ""
-        self.body = {"type": kind, "message": body.get("message")}
-        self.status_code = _STATUS.get(str(kind))
+
+def base_names(client: Any) -> list[str]:
+    """Name the classes of a client, each with the library that it is of."""
+    return [f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(client).__mro__]
+
+
+def key_problem(name: str, key: str) -> str | None:
+    """Say what is wrong with a key that could not even be sent, such as one with a line break."""
+    if key.isascii() and key.isprintable() and " " not in key:
+        return None
+    return f"{name} holds characters that no key has; was it copied whole?"
 
 
 async def guarded(
-    work: Callable[[], Awaitable[Turn]], *, client: Any, messages: Sequence[Message], system: str | None
+    work: Callable[[], Awaitable[Turn]],
+    *,
+    keys: Mapping[str, object],
+    messages: Sequence[Message],
+    system: str | None,
+    where: str = "",
 ) -> Turn:
-    """Await an answer; whatever fails on the way is a `ModelError` without key and prompt."""
+    """Await an answer; whatever fails on the way is a `ModelError` without key and prompt.
+
+    Args:
+        keys: Of the client, by the variable that each usually comes from.
+        where: Said where there is no such model.
+    """
+    for name, key in keys.items():
+        if isinstance(key, str) and (wrong := key_problem(f"the key ({name})", key)) is not None:
+            raise ModelError(wrong, may_have_cost=False)
     problem: ModelError
     try:
         return await work()
@@ -56,7 +64,7 @@ async def guarded(
             said = Told(body)
             if said.status_code is None:
                 said = error
-        problem = model_error(said, sent=[list(messages), system], secrets=[getattr(client, "api_key", None)])
+        problem = model_error(said, sent=[list(messages), system], secrets=list(keys.values()), where=where)
     # Outside of the handlers: the SDK's error holds the request, with the prompt and the key in it.
     raise problem
 
