@@ -8,13 +8,12 @@ import contextlib
 import io
 import json
 import re
-import resource
 import sys
 from typing import Any
 from urllib.parse import urljoin
 
 CPU_SECONDS = 4
-MAX_ELEMENTS = 50_000
+MAX_ELEMENTS = 30_000
 MEMORY_BYTES = 1024 * 1024 * 1024
 MAX_CHARS = 2_000_000
 MAX_STYLE_CHARS = 5_000
@@ -41,12 +40,35 @@ AS_BROWSERS_DO = {
     "iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "tis-620": "cp874", "gb2312": "gb18030",
     "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "big5hkscs",
 }  # fmt: skip
+BLOCKS = "boolean(.//div|.//p|.//li|.//br|.//h1|.//h2|.//h3|.//h4|.//h5|.//h6)"
+IN_BRACKETS = str.maketrans({" ": "%20", "(": "%28", ")": "%29"})
+TAG = re.compile(r"<[a-zA-Z!/?]|&#?\w{1,32};")
 CSS_COMMENT = re.compile(r"/\*.*?(?:\*/|$)", re.DOTALL)
 CSS_ESCAPE = re.compile(r"\\([0-9a-fA-F]{1,6})\s?|\\(.)", re.DOTALL)
 
 
 def main() -> None:
     """Read one request, answer it."""
+    limit_itself()
+    request = json.loads(sys.stdin.buffer.readline())
+    body = sys.stdin.buffer.read()
+    if request["kind"] == "pdf":
+        title, text = "", from_pdf(body)
+    else:
+        text = decoded(body, request["charset"], is_html=request["kind"] == "html")
+        title = ""
+        if request["kind"] == "html" and not request["raw"] and is_markup(text):
+            title, text = from_html(text, request["url"])
+    answer = {"title": title[:300], "text": text[:MAX_CHARS], "is_cut": len(text) > MAX_CHARS}
+    sys.stdout.write(json.dumps(answer))
+
+
+def limit_itself() -> None:
+    """Bound this process where the system can; its caller ends it after a while in any case."""
+    try:
+        import resource
+    except ImportError:  # there is none on Windows
+        return
     for name, value in (
         (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_CORE, 0),
@@ -55,17 +77,6 @@ def main() -> None:
         resource.setrlimit(name, (value, value))
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    request = json.loads(sys.stdin.buffer.readline())
-    body = sys.stdin.buffer.read()
-    if request["kind"] == "pdf":
-        title, text = "", from_pdf(body)
-    else:
-        text = decoded(body, request["charset"], is_html=request["kind"] == "html")
-        title = ""
-        if request["kind"] == "html" and not request["raw"]:
-            title, text = from_html(text, request["url"])
-    answer = {"title": title[:300], "text": text[:MAX_CHARS], "is_cut": len(text) > MAX_CHARS}
-    sys.stdout.write(json.dumps(answer))
 
 
 def decoded(body: bytes, charset: str, *, is_html: bool) -> str:
@@ -90,6 +101,15 @@ def decoded(body: bytes, charset: str, *, is_html: bool) -> str:
         return body.decode()
     except UnicodeDecodeError:
         return body.decode("cp1252", "replace")
+
+
+def is_markup(text: str) -> bool:
+    """Say whether it is HTML at all: data and plain text are called so, too."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if text.lstrip()[:1] in ("{", "["):
+            json.loads(text)
+            return False
+    return TAG.search(text) is not None
 
 
 def from_pdf(body: bytes) -> str:
@@ -117,17 +137,22 @@ def from_html(text: str, url: str) -> tuple[str, str]:
         if node.getparent() is not None:
             node.drop_tree()
     absolute_links(tree, url)
+    found = None
     # What finds the article takes far longer than what reads all there is.
-    if sum(1 for _ in tree.iter()) > MAX_ELEMENTS:
-        found = None
-        plain = "\n".join(line for text in tree.itertext() if (line := " ".join(text.split())))
-    else:
-        plain = trafilatura.html2txt(lxml.html.tostring(tree, encoding="unicode"))
+    is_large = sum(1 for _ in tree.iter()) > MAX_ELEMENTS
+    if not is_large:
         found = trafilatura.extract(
             tree, url=url, output_format="markdown", include_links=True, include_comments=False, fast=True
         )
+    if not found or ("](" not in found and found.strip() == trafilatura.baseline(tree)[1].strip()):
+        # There is no article, so this may be an index: its links are what it is for.
+        written_links(tree)
+        found = "" if is_large else trafilatura.baseline(tree)[1]
+        body = tree.find("body")
+        texts = (tree if body is None else body).itertext()
+        found = found or "\n".join(line for text in texts if (line := " ".join(text.split())))
     note = f"[The page wants to go on to: {refresh[0]}. That was not followed.]\n\n" if refresh else ""
-    return " ".join(title.split()), note + (found or plain)
+    return " ".join(title.split()), note + found
 
 
 def absolute_links(tree: Any, url: str) -> None:
@@ -142,6 +167,18 @@ def absolute_links(tree: Any, url: str) -> None:
             link.set("href", target)
         else:
             link.attrib.pop("href", None)
+
+
+def written_links(tree: Any) -> None:
+    """Turn links into text that says where they lead."""
+    for link in tree.xpath("//a[@href]"):
+        apart = " " if len(link) and link.xpath(BLOCKS) else ""
+        words = " ".join(apart.join(link.itertext()).split())
+        target = link.attrib.pop("href")
+        if words and link.getparent() is not None:
+            for child in list(link):
+                link.remove(child)
+            link.text = f"[{words}]({target.translate(IN_BRACKETS)})"
 
 
 def is_unseen(style: str) -> bool:

@@ -27,14 +27,14 @@ _COUNT: Final = {"type": "integer"}
 RESULT_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
-        "notice": _TEXT, "url": _TEXT, "title": _TEXT, "content_type": _TEXT, "content": _TEXT,
-        "start_index": _COUNT,
+        "notice": _TEXT, "url": _TEXT, "status": _COUNT, "title": _TEXT, "content_type": _TEXT,
+        "content": _TEXT, "start_index": _COUNT,
         "next_index": {"type": ["integer", "null"]}, "total_chars": _COUNT,
         "redirects": {"type": "array", "items": _TEXT},
     },
     "required": [
-        "notice", "url", "title", "content_type", "content", "start_index", "next_index", "total_chars",
-        "redirects",
+        "notice", "url", "status", "title", "content_type", "content", "start_index", "next_index",
+        "total_chars", "redirects",
     ],
 }  # fmt: skip
 
