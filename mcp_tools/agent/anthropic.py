@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mcp_tools.agent.answers import usage_of
-from mcp_tools.agent.anthropic_blocks import StreamedAnswer, answer_blocks, calls_in, result_block
+from mcp_tools.agent.anthropic_blocks import StreamedAnswer, answer_blocks, calls_in, result_block, texts_in
 from mcp_tools.agent.asking import guarded, is_refused, own_options
 from mcp_tools.agent.history import SentPictures
 from mcp_tools.agent.types import Api, Message, OnText, Turn
@@ -140,7 +140,7 @@ class AnthropicMessages:
         kept = answer_blocks(blocks, stop=stop)
         model = str(answer.get("model") or asked)
         return Turn(
-            texts=tuple(block["text"] for block in blocks if block["type"] == "text" and block["text"]),
+            texts=texts_in(blocks),
             calls=tuple(calls),
             messages=({"role": "assistant", "content": kept},) if kept else (),
             stop=stop,

@@ -25,6 +25,7 @@ from mcp_tools.types import ExecutionResult, ToolCall
 Block = dict[str, Any]
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _THINKING: Final = frozenset({"thinking", "redacted_thinking"})
+_GOES_ON: Final = frozenset({"pause_turn", "tool_use"})
 _OURS: Final = frozenset({"tool_result", "image", "document"})
 """What only a person's messages may hold."""
 
@@ -42,6 +43,7 @@ class StreamedAnswer:
         self._pieces: dict[tuple[int, str], list[str]] = {}
         self._room = Room()
         self._is_complete = False
+        self._has_told = self._is_apart = False
 
     async def add(self, event: Mapping[str, Any], on_text: OnText | None) -> None:
         """Take the next event. One of a kind that is not known changes nothing."""
@@ -50,6 +52,7 @@ class StreamedAnswer:
                 self._message = dict(event["message"])
             case "content_block_start" if event["index"] not in self._blocks:
                 self._blocks[event["index"]] = dict(event["content_block"])
+                self._is_apart |= self._has_told and event["content_block"].get("type") != "text"
             case "message_start" | "content_block_start":
                 raise ModelError("the answer could not be read: it begins twice")
             case "content_block_delta":
@@ -79,6 +82,9 @@ class StreamedAnswer:
         match delta.get("type"):
             case "text_delta":
                 if piece := self._take(index, "text", delta["text"]):
+                    if self._is_apart:
+                        await tell(on_text, "\n", unaffected=RUN)
+                    self._has_told, self._is_apart = True, False
                     await tell(on_text, piece, unaffected=RUN)
             case "input_json_delta":
                 self._take(index, "input", delta["partial_json"])
@@ -158,9 +164,22 @@ def _is_taken_back(block: object) -> bool:
             return kind not in _OURS
 
 
+def texts_in(blocks: Sequence[Block]) -> tuple[str, ...]:
+    """Return the texts of an answer. Blocks next to each other are one: citations divide a sentence."""
+    texts: list[list[str]] = []
+    is_open = False
+    for block in blocks:
+        if block["type"] == "text" and not is_open:
+            texts.append([])
+        is_open = block["type"] == "text"
+        if is_open:
+            texts[-1].append(block["text"])
+    return tuple(text for pieces in texts if (text := "".join(pieces)))
+
+
 def answer_blocks(blocks: Sequence[Block], *, stop: str | None) -> list[Block]:
     """Leave out what the API sends and then refuses in a history: blank texts, thinking at the end, and calls
-    of its own tools that never came to a result. Everything else stays as it is.
+    of its own tools that come to no result any more: while ours run or it pauses, theirs may go on.
     """
     answered = {block.get("tool_use_id") for block in blocks}
     kept = [
@@ -168,7 +187,7 @@ def answer_blocks(blocks: Sequence[Block], *, stop: str | None) -> list[Block]:
         for block in blocks
         if not (block["type"] == "text" and not block["text"].strip())
         and not (
-            block["type"] == "server_tool_use" and stop != "pause_turn" and block.get("id") not in answered
+            block["type"] == "server_tool_use" and stop not in _GOES_ON and block.get("id") not in answered
         )
     ]
     while kept and kept[-1]["type"] in _THINKING:

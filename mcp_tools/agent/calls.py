@@ -79,7 +79,7 @@ class Calls:
         self._on_result = on_result
         self._on_progress = on_progress
         self._context = agent_context(context)
-        self._started: set[str] = set()
+        self._started: dict[str, float] = {}
         self._is_over_full = False
         self.results: dict[str, ExecutionResult] = {}
 
@@ -132,17 +132,21 @@ class Calls:
         Returns:
             Those that had started, for `tell_of`.
         """
+        tools = self._tools.executor.visible_tools()
+        reading = {tool.name for tool in tools if tool.annotations.read_only_hint}
         stopped = []
         for call in self._turn.calls:
             if call.id in self.results:
                 continue
-            if call.id in self._started:
-                message = f"stopped while it ran, and part of it may have happened: {why}"
-            else:
-                message = f"not run: {why}"
-            self.results[call.id] = self._not_run(call, message, ErrorCode.CANCELLED)
-            if call.id in self._started:
-                stopped.append(as_call(call))
+            started_s = self._started.get(call.id)
+            if started_s is None:
+                self.results[call.id] = self._not_run(call, f"not run: {why}", ErrorCode.CANCELLED)
+                continue
+            effect = "which changes nothing" if call.name in reading else "and part of it may have happened"
+            stop = self._not_run(call, f"stopped while it ran, {effect}: {why}", ErrorCode.CANCELLED)
+            took_ms = (anyio.current_time() - started_s) * 1000
+            self.results[call.id] = replace(stop, duration_ms=took_ms)
+            stopped.append(as_call(call))
         return stopped
 
     async def tell_of(self, stopped: Sequence[ToolCall]) -> None:
@@ -174,7 +178,7 @@ class Calls:
             self.results[call.id] = self._not_run(call, TOO_MANY, ErrorCode.INVALID_ARGUMENTS)
 
     async def _call_started(self, call: ToolCall) -> None:
-        self._started.add(call.id)
+        self._started[call.id] = anyio.current_time()
         await tell(self._on_call, call, unaffected=RUN)
 
     async def _call_ended(self, call: ToolCall, result: ExecutionResult) -> None:

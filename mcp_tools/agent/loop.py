@@ -38,6 +38,10 @@ MAX_SAME_TURNS: Final = 5
 MAX_CUT_TURNS: Final = 3
 """Cut off in the middle of calls, one after another."""
 
+_FULL: Final = "model_context_window_exceeded"
+_GO_ON: Final[Message] = {"role": "user", "content": "Please continue."}
+"""After an empty answer: a model that took its turn for done does so again when it is asked the same."""
+
 _Stop = tuple[StopReason, str]
 
 
@@ -84,7 +88,7 @@ async def run_agent(
 
     async def ask(asked: Model) -> Turn:
         return await asked.ask(
-            messages,
+            run.asked(),
             tools_system.executor.visible_tools(),
             model=model,
             max_tokens=max_tokens,
@@ -117,8 +121,7 @@ async def run_agent(
                     run.is_answering = False
                 except ModelError as error:
                     run.error = error
-                    # What is refused costs nothing; what broke off may have.
-                    run.is_answering = error.status is None
+                    run.is_answering = error.may_have_cost
                     stop = StopReason.FAILED, str(error)
                 else:
                     stop = await run.take(turn, calls_of(turn) if turn.calls else None)
@@ -144,6 +147,7 @@ class _Run:
         self.error: ModelError | None = None
         self.is_answering = False
         self._is_counted = True
+        self._is_priced = True
         self._name = name
         self._text = ""
         self._steps = 0
@@ -167,6 +171,10 @@ class _Run:
         )
         return StopReason.COST, detail
 
+    def asked(self) -> list[Message]:
+        """Return what the next request holds."""
+        return [*self.messages, _GO_ON] if self._empty else self.messages
+
     async def take(self, turn: Turn, calls: Calls | None) -> _Stop | None:
         """Add a turn, run its calls, and say whether the run ends with it."""
         self._steps += 1
@@ -182,20 +190,26 @@ class _Run:
             if self._empty >= MAX_EMPTY_TURNS:
                 return StopReason.SILENT, f"the model said nothing and asked for nothing {self._empty} times"
             return self._limit()
-        self._empty = 0
-        self.messages.extend(turn.messages)
+        self._keep(turn)
         if self._paused or is_paused:
             self._paused += len(turn.messages)
         if turn.is_cut:
-            return StopReason.CUT, "the model's answer did not fit into max_tokens; it is incomplete"
+            what = "its context window" if turn.stop == _FULL else "max_tokens"
+            return StopReason.CUT, f"the model's answer did not fit into {what}; it is incomplete"
         if is_paused:
             return self._limit()
         self._paused = 0
         return _finished(turn)
 
-    async def _take_calls(self, turn: Turn, calls: Calls) -> _Stop | None:
-        self._empty = self._paused = 0
+    def _keep(self, turn: Turn) -> None:
+        if self._empty and turn.messages:
+            self.messages.append(dict(_GO_ON))
+        self._empty = 0
         self.messages.extend(turn.messages)
+
+    async def _take_calls(self, turn: Turn, calls: Calls) -> _Stop | None:
+        self._paused = 0
+        self._keep(turn)
         self._open = (turn, calls)
         if (stop := self._spent()) is not None:
             await self.close(stop[1])
@@ -242,11 +256,14 @@ class _Run:
             steps=self._steps,
             usage=self._asked + self._used,
             is_usage_whole=self._is_counted and not self.is_answering,
+            is_cost_whole=self._is_priced,
             results=tuple(self._results),
             error=self.error,
         )
 
     def _going_round(self, turn: Turn, calls: Calls) -> _Stop | None:
+        if turn.stop == _FULL:
+            return StopReason.CUT, "the model's context window is full"
         self._cut = self._cut + 1 if turn.is_cut else 0
         if self._cut >= MAX_CUT_TURNS:
             return StopReason.CUT, f"{self._cut} answers in a row did not fit into max_tokens"
@@ -261,8 +278,9 @@ class _Run:
 
     def _limit(self) -> _Stop | None:
         """Say which limit forbids one more turn."""
+        turns = "1 turn" if self._steps == 1 else f"{self._steps} turns"
         if self.limits.steps is not None and self._steps >= self.limits.steps:
-            return StopReason.STEPS, f"the run was stopped after {self._steps} turns, the limit of its steps"
+            return StopReason.STEPS, f"the run was stopped after {turns}, the limit of its steps"
         return self._spent()
 
     def _spent(self) -> _Stop | None:
@@ -289,11 +307,12 @@ class _Run:
         if usage is None:
             self._is_counted = False
             return Usage()
-        if self.limits.cost_usd is None or usage.cost_usd > 0:
+        if usage.cost_usd > 0:
             return usage
-        # The model that answered may have a name of its own without a price; the limit must hold then too.
         price = await _price(self._name, usage.input_tokens, usage.output_tokens)
-        return replace(usage, cost_usd=price or 0.0)
+        self._is_priced = self._is_priced and price is not None
+        # The model that answered may have a name of its own without a price; a limit must hold then too.
+        return usage if self.limits.cost_usd is None else replace(usage, cost_usd=price or 0.0)
 
 
 def _seen(result: ExecutionResult) -> tuple[object, ...]:

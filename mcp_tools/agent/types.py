@@ -72,7 +72,7 @@ class Turn:
     """One answer of a model.
 
     Args:
-        texts: Every text block, in order.
+        texts: Every text, in order; blocks of text that stand next to each other are one.
         calls: What it wants to have run, in order; those that cannot be read are `BadCall`s.
         messages: What goes into the history for it: complete, in the provider's form.
         stop: Why it stopped, as the provider says: `end_turn`, `tool_use`, `max_tokens`, `stop`, …
@@ -188,6 +188,7 @@ class AgentRun:
         usage: Of the model and the tools together.
         is_usage_whole: False where the provider did not say what an answer used, or the run ended while one
             was on its way.
+        is_cost_whole: False where the price of an answer is not known; `usage` has its tokens.
         results: Every tool call, in the order in which they were asked for.
         error: Where `stop` is `FAILED`.
     """
@@ -199,5 +200,6 @@ class AgentRun:
     steps: int
     usage: Usage
     is_usage_whole: bool = True
+    is_cost_whole: bool = True
     results: tuple[tuple[ToolCall, ExecutionResult], ...] = field(default=())
     error: ModelError | None = None

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from mcp_tools.cli import exits, terminal
@@ -16,12 +17,10 @@ from mcp_tools.cli.flags import add_settings
 from mcp_tools.cli.talk import Talk, one_line, say
 from mcp_tools.errors import ConfigError
 
-if TYPE_CHECKING:
-    pass
-
 PROVIDERS: Final = ("anthropic", "openai", "openai-chat")
 _KEYS: Final = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 _MODELS: Final = {"openai": "gpt-5", "openai-chat": "gpt-5"}
+MAX_PROMPT_CHARS: Final = 4 * 1024**2
 _EXIT_CODES: Final = {"finished": exits.OK, "interrupted": exits.INTERRUPTED}
 HELP: Final = """\
 /tools       what the model can use
@@ -71,8 +70,10 @@ def chat(arguments: argparse.Namespace) -> int:
     prompt = arguments.prompt
     if prompt == "-" or (prompt is None and not (sys.stdin is not None and sys.stdin.isatty())):
         prompt = _read_stdin()
+    prompt = _text(prompt, "the prompt")
     if prompt is not None and not prompt.strip():
         raise ConfigError("there is no prompt: give one, or put it on stdin")
+    system = _text(arguments.system, "--system")
     _check_client(arguments.provider, arguments.base_url)
     # Calls are shown as they come: a log line for each would only be in the way.
     settings = read_settings(arguments)
@@ -82,7 +83,7 @@ def chat(arguments: argparse.Namespace) -> int:
             provider=arguments.provider,
             base_url=arguments.base_url,
             model=arguments.model or _MODELS.get(arguments.provider, DEFAULT_MODEL),
-            system=arguments.system,
+            system=system,
             max_tokens=arguments.max_tokens,
             limits=AgentLimits(
                 steps=arguments.max_steps, seconds=arguments.max_seconds, cost_usd=arguments.max_cost
@@ -100,11 +101,22 @@ def chat(arguments: argparse.Namespace) -> int:
 
 def _read_stdin() -> str:
     try:
-        text = sys.stdin.read() if sys.stdin is not None else ""
-        text.encode()  # some locales let bytes through that are no text
+        return sys.stdin.read(MAX_PROMPT_CHARS + 1) if sys.stdin is not None else ""
     except UnicodeError:
         raise ConfigError("what is on stdin is no UTF-8 text, so it can be no prompt") from None
-    return text
+
+
+def _text(given: str | None, what: str) -> str | None:
+    """Return a text that can be sent: some locales let bytes through that are none."""
+    if given is None:
+        return None
+    if len(given) > MAX_PROMPT_CHARS:
+        raise ConfigError(f"{what} has more than {MAX_PROMPT_CHARS:,} characters, which no model can read")
+    try:
+        given.encode()
+    except UnicodeError:
+        raise ConfigError(f"{what} is no UTF-8 text") from None
+    return given.removeprefix("\ufeff")
 
 
 def _number(kind: type[float]) -> Any:
@@ -113,7 +125,7 @@ def _number(kind: type[float]) -> Any:
             number = kind(text)
         except ValueError:
             number = kind(0)
-        if not number > 0:
+        if not 0 < number < math.inf:
             what = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{what} over 0, not {text!r}")
         return number
@@ -124,6 +136,7 @@ def _number(kind: type[float]) -> Any:
 def _check_client(provider: str, base_url: str | None) -> None:
     from importlib.util import find_spec
 
+    from mcp_tools.agent.asking import key_problem
     from mcp_tools.config.process import environment
 
     if base_url is not None:
@@ -139,9 +152,12 @@ def _check_client(provider: str, base_url: str | None) -> None:
         raise ConfigError(
             f"the SDK of {library} is not installed; run: pip install 'mcp-tools-server[{library},prices]'"
         )
-    if not environment().get(_KEYS[library]):
+    key = environment().get(_KEYS[library], "")
+    if not key.strip():
         local = "; a server of your own may take any" if base_url else ""
         raise ConfigError(f"there is no key: set {_KEYS[library]} in the environment{local}")
+    if (wrong := key_problem(_KEYS[library], key)) is not None:
+        raise ConfigError(wrong)
 
 
 def _converse(talk: Talk) -> int:

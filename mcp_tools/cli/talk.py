@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from mcp_tools.cli import terminal
+from mcp_tools.types import new_call_id
 
 if TYPE_CHECKING:
     import anyio
@@ -43,6 +44,8 @@ class Talk:
     limits: AgentLimits
     is_streamed: bool
     messages: list[Message] = field(default_factory=list)
+    session_id: str = field(default_factory=new_call_id)
+    """In the audit log, the same for all calls of this chat."""
     dollars: float = 0.0
     tokens: int = 0
     unpriced_tokens: int = 0
@@ -57,15 +60,16 @@ class Talk:
 
         given = [*self.messages, {"role": "user", "content": prompt}]
         run: AgentRun = anyio.run(self._run_until_interrupted, given)
-        # What a provider never took, such as a prompt that is too long, would be refused for ever.
-        if run.steps or run.stop != "failed":
+        # What a provider never took, such as a prompt that is too long, would be refused for ever; and what a
+        # limit refused was never asked.
+        if run.steps or run.stop not in ("failed", "cost"):
             self._before.append(self.messages)
             self.messages = run.messages
         self.cut_off += not run.is_usage_whole
         tokens = run.usage.input_tokens + run.usage.output_tokens
         self.dollars += run.usage.cost_usd
         self.tokens += tokens
-        self.unpriced_tokens += tokens if run.usage.cost_usd == 0 else 0
+        self.unpriced_tokens += 0 if run.is_cost_whole else tokens
         return run
 
     def undo(self) -> bool:
@@ -129,7 +133,7 @@ class Talk:
                 on_call=self._show_call,
                 on_result=self._show_result,
                 on_progress=self._show_progress if sys.stderr.isatty() else None,
-                context=CallContext(transport="cli"),
+                context=CallContext(session_id=self.session_id),
                 scope=running,
             )
         self._end_line()
@@ -193,7 +197,8 @@ class Talk:
 
     def _show_result(self, call: ToolCall, result: ExecutionResult) -> None:
         error = "" if result.error is None else f": {one_line(result.error)}"
-        self._tell(f"{one_line(call.name)} {result.status} in {result.duration_ms:.0f} ms{error}")
+        took = f" in {result.duration_ms:.0f} ms" if result.duration_ms else ""
+        self._tell(f"{one_line(call.name)} {result.status}{took}{error}")
 
     def _show_progress(
         self, call: ToolCall, progress: float, total: float | None, message: str | None

@@ -137,7 +137,7 @@ def _check_calls(messages: list[tuple[str, list[dict[str, Any]]]]) -> None:
             answered = {block.get("tool_use_id") for block in blocks}
             own = [block["id"] for block in blocks if block["type"] == "server_tool_use"]
             _demand(
-                is_last or set(own) <= answered,
+                is_last or open_ids or set(own) <= answered,
                 f"messages.{index}: `server_tool_use` ids were found without a result block",
             )
             _demand(

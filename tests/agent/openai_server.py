@@ -383,6 +383,8 @@ def check_responses(body: dict[str, Any]) -> None:
                     after in ("message", "function_call"),
                     f"Item '{item['id']}' of type 'reasoning' was provided without its following item.",
                 )
+            case "web_search_call" | "file_search_call" | "code_interpreter_call":
+                _demand(item.get("status") == "completed", f"input[{index}].status: not completed")
             case other:
                 raise Refused(f"Invalid value: '{other}'.")
     _demand(not open_ids, f"No tool output found for function call {', '.join(open_ids)}.")
