@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from mcp_tools.builtin.web.readable import Readable, kind_of, media_type, read
 from mcp_tools.builtin.web.types import RobotsRules
 from mcp_tools.errors import ToolError
 from mcp_tools.output.marks import without_middle
+from mcp_tools.output.tokens import estimate_tokens
 from mcp_tools.output.untrusted import clean, mark
 from mcp_tools.retry_after import retry_after_s
 from mcp_tools.types import CallContext, Decision, TextContent, ToolOutput
@@ -26,6 +28,10 @@ _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TOTAL_S: Final = 25.0
 MAX_SHOWN_URL_CHARS: Final = 300
 _MAX_SAID_CHARS: Final = 500
+# Of a part as JSON: somewhat less than the default room of a result.
+_MAX_RESULT_CHARS: Final = 90_000
+_MAX_RESULT_TOKENS: Final = 22_000
+_SMALL_CHARS: Final = 5_000
 
 
 class FetchTool:
@@ -161,12 +167,24 @@ def _shown(url: str) -> str:
     return without_middle(url, MAX_SHOWN_URL_CHARS).replace("[", "%5B").replace("]", "%5D")
 
 
+def _end_of_part(page: Page, start: int, max_length: int) -> int:
+    # What is more than a result may hold would be cut in its middle, and the parts would not join.
+    end = min(start + max_length, len(page.content.text))
+    room = _MAX_RESULT_CHARS - sum(map(len, (*page.redirects, page.url)))
+    while end - start > _SMALL_CHARS:
+        written = json.dumps(page.content.text[start:end], ensure_ascii=False)
+        if len(written) <= room and estimate_tokens(written) <= _MAX_RESULT_TOKENS:
+            break
+        end -= (end - start) // 4
+    return end
+
+
 def _part(page: Page, max_length: int, start: int, *, is_new: bool) -> ToolOutput:
     text = page.content.text
     total = len(text)
     if start > total:
         raise ToolError(f"start_index {start} is behind the end: the page has {total} characters")
-    end = min(start + max_length, total)
+    end = _end_of_part(page, start, max_length)
     following = end if end < total else None
     source = " -> ".join(map(_shown, (*page.redirects, page.url)))
     more = f"go on with start_index={end}" if following is not None else "this is its end"
@@ -176,7 +194,8 @@ def _part(page: Page, max_length: int, start: int, *, is_new: bool) -> ToolOutpu
         "content_type": page.content_type, "content": text[start:end], "start_index": start,
         "next_index": following, "total_chars": total, "redirects": list(page.redirects),
     }  # fmt: skip
-    shown = mark(f"{page.content.title}\n\n{text[start:end]}".strip(), source=source)
+    title = f"{page.content.title}\n\n" if page.content.title else ""
+    shown = mark(title + text[start:end], source=source)
     anew = " The page was fetched anew; this part may not fit the one before it." if is_new and start else ""
     where = f"[Characters {start} to {end} of {total}; {more}.{anew}]"
     if not total:
