@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -113,18 +115,27 @@ def test_no_secret_is_shown(doctor: Doctor, environ: dict[str, str], tmp_path: P
         assert "hunter2" not in said.out + said.err
 
 
-def test_an_ordinary_user_gets_an_answer(environ: dict[str, str], tmp_path: Path) -> None:
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that everybody can read. `tmp_path` lies in one that each pytest that starts closes to others."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def test_an_ordinary_user_gets_an_answer(environ: dict[str, str], public: Path) -> None:
     """With the system's Python, since others cannot read one that lies in root's home."""
     python = "/usr/bin/python3.11"
     is_same = sys.version_info[:2] == (3, 11)  # what is copied was built for this one
     if os.geteuid() != 0 or not is_same or not os.path.exists(python) or not shutil.which("setpriv"):
         pytest.skip("needs root, setpriv and a system Python 3.11")
-    home = tmp_path / "home"
+    home = public / "home"
     for name in ("mcp_tools", "sandbox"):
-        shutil.copytree(ROOT / name, tmp_path / "lib" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, public / "lib" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in _libraries():
         source = Path(name)
-        target = tmp_path / "lib" / source.name
+        target = public / "lib" / source.name
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
@@ -133,13 +144,6 @@ def test_an_ordinary_user_gets_an_answer(environ: dict[str, str], tmp_path: Path
     notes.mkdir(parents=True)
     for folder in (home, notes):
         os.chown(folder, 65534, 65534)
-    for folder in (tmp_path, *tmp_path.parents):
-        if (
-            folder.stat().st_uid == 0
-            and not folder.stat().st_mode & 0o005
-            and str(folder).startswith("/tmp/")
-        ):
-            folder.chmod(0o755)
     argv = [
         "setpriv",
         "--reuid=65534",
@@ -150,7 +154,7 @@ def test_an_ordinary_user_gets_an_answer(environ: dict[str, str], tmp_path: Path
     ]
     done = subprocess.run(
         [*argv, python, "-m", "mcp_tools", "doctor", "--root", str(notes)],
-        env=environ | {"HOME": str(home), "PYTHONPATH": str(tmp_path / "lib")},
+        env=environ | {"HOME": str(home), "PYTHONPATH": str(public / "lib")},
         cwd=home,
         stdin=subprocess.DEVNULL,
         capture_output=True,
