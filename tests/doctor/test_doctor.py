@@ -117,7 +117,7 @@ def test_no_secret_is_shown(doctor: Doctor, environ: dict[str, str], tmp_path: P
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that everybody can read. `tmp_path` lies in one that each pytest that starts closes to others."""
+    """A folder that everybody can read; `tmp_path` lies in one that each starting pytest closes to others."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
