@@ -13,6 +13,12 @@ _STEP_BYTES: Final = 256 * 1024
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _RAW: Final = -zlib.MAX_WBITS
 _ZLIB_METHOD: Final = 8
+_CHECK_BYTES: Final = 8
+# What servers name here although it compresses nothing; browsers pass over it, too.
+_NO_CODINGS: Final = frozenset({
+    "", "identity", "none", "utf-8", "utf8", "ascii", "us-ascii", "iso-8859-1", "binary", "7bit", "8bit",
+    "text", "plain",
+})  # fmt: skip
 
 
 class Body:
@@ -26,9 +32,7 @@ class Body:
     """
 
     def __init__(self, encoding: str, *, max_bytes: int) -> None:
-        names = [
-            name for part in encoding.lower().split(",") if (name := part.strip()) not in ("", "identity")
-        ]
+        names = [name for part in encoding.lower().split(",") if (name := part.strip()) not in _NO_CODINGS]
         if len(names) > 1:
             raise Unreachable("the answer is compressed several times over, which is not read")
         self._encoding = names[0] if names else ""
@@ -66,7 +70,8 @@ class Body:
         Raises:
             Unreachable: The compressed body ended in the middle.
         """
-        if self._decompressor is not None and not self.is_cut and not self._decompressor.eof:
+        last = self._decompressor
+        if last is not None and not self.is_cut and not last.eof and not _lacks_only_its_check(last):
             raise Unreachable("the answer broke off in the middle; trying again can help")
         return bytes(self._kept)
 
@@ -99,3 +104,16 @@ class Body:
             return _GZIP
         # Some servers send deflate without its zlib header.
         return zlib.MAX_WBITS if first & 0x0F == _ZLIB_METHOD else _RAW
+
+
+def _lacks_only_its_check(decompressor: zlib._Decompress) -> bool:
+    # Some servers leave the checksum out. Where it is next, anything is a wrong one; inside of the data, no
+    # two continuations that differ so much both end it.
+    for filler in (bytes(_CHECK_BYTES), b"\xff" * _CHECK_BYTES):
+        try:
+            decompressor.copy().decompress(filler, _STEP_BYTES)
+        except zlib.error as error:
+            if str(error).endswith(("data check", "length check")):
+                continue
+        return False
+    return True

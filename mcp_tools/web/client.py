@@ -16,7 +16,7 @@ from mcp_tools.web import urls
 from mcp_tools.web.bodies import ACCEPT_ENCODING, Body
 from mcp_tools.web.names import Resolver, addresses_of, refuse_inside_names, resolve
 from mcp_tools.web.pace import Pace
-from mcp_tools.web.types import MayFollow, Reach, Refused, Unreachable, WebResponse
+from mcp_tools.web.types import Astray, MayFollow, Reach, Refused, Unreachable, WebResponse
 
 if TYPE_CHECKING:
     import ssl
@@ -124,6 +124,7 @@ class WebClient:
         self, url: urls.Url, accept: str, headers: Mapping[str, str], may_follow: MayFollow | None
     ) -> WebResponse:
         passed: list[str] = []
+        sets_cookies = False
         fields = _merged({"Accept": accept}, headers)
         while True:
             async with self._pace.turn(url.netloc):
@@ -139,11 +140,13 @@ class WebClient:
                     redirects=tuple(passed),
                 )
             passed.append(str(url))
+            sets_cookies = sets_cookies or "set-cookie" in answer.headers
             target = urls.join(url, location)
             if str(target) in passed:
-                raise Unreachable("the page redirects in a circle; trying again will not help")
+                why = " until a cookie comes back, and none are kept" if sets_cookies else ""
+                raise Astray(f"the page redirects in a circle{why}; trying again will not help")
             if len(passed) > self._reach.max_redirects:
-                raise Unreachable(f"the page redirects more than {self._reach.max_redirects} times")
+                raise Astray(f"the page redirects more than {self._reach.max_redirects} times")
             if may_follow is not None:
                 await may_follow(str(target))
             if target.origin != url.origin:

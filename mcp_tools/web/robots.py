@@ -15,7 +15,7 @@ import anyio.to_thread
 from mcp_tools.retry_after import retry_after_s
 from mcp_tools.web import urls
 from mcp_tools.web.pace import Pace
-from mcp_tools.web.types import Busy, MayFollow, Refused, Unreachable, Web
+from mcp_tools.web.types import Astray, Busy, MayFollow, Refused, Unreachable, Web
 
 if TYPE_CHECKING:
     from protego import Protego
@@ -134,6 +134,8 @@ class Robots:
         except Refused as error:
             place = urls.parse(origin).netloc
             raise Refused(f"the robots.txt of {place} may not be asked: {error}") from None
+        except Astray:  # as if there were none (RFC 9309, 2.3.1.2), but not for long
+            return _Site(until_s=self._clock() + FAILED_S)
         except Unreachable as error:
             return self._failed("cannot be reached", error.retry_after_s)
         if answer.status == _OK:
@@ -189,4 +191,6 @@ def _ours(text: str, token: str) -> list[str]:
             is_naming = False
             if named:
                 kept.append(line)
+    if is_naming and token in named:  # a group without rules: everything is allowed
+        kept += [f"User-agent: {token}", "Disallow:"]
     return kept

@@ -34,6 +34,10 @@ class Unreachable(WebError):
     """Nobody answered, or not in time, or in no way that can be read."""
 
 
+class Astray(Unreachable):
+    """It leads on and on: in a circle, or further than is followed."""
+
+
 class Busy(Unreachable):
     """Nobody was asked: too much is under way here already. It says nothing of the site."""
 

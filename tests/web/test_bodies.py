@@ -112,10 +112,28 @@ RAW = zlib.compress(PAGE)[2:-4]
         ("gzip", gzip.compress(PAGE) + bytes(100)),
         ("deflate", zlib.compress(PAGE)),
         ("deflate", RAW),
+        ("gzip", gzip.compress(PAGE)[:-8]),
+        ("gzip", gzip.compress(PAGE)[:-3]),
+        ("deflate", zlib.compress(PAGE)[:-4]),
         ("identity", PAGE),
+        ("UTF-8", PAGE),
+        ("none, binary", PAGE),
         ("", PAGE),
     ],
-    ids=["gzip", "two parts", "padding", "zlib", "raw", "identity", "none"],
+    ids=[
+        "gzip",
+        "two parts",
+        "padding",
+        "zlib",
+        "raw",
+        "no check",
+        "half a check",
+        "zlib without check",
+        "identity",
+        "charset",
+        "no codings",
+        "none",
+    ],
 )
 @pytest.mark.parametrize("step", [1, 100_000])
 def test_what_was_asked_for_is_read_however_it_arrives(encoding: str, sent: bytes, step: int) -> None:
@@ -136,10 +154,12 @@ def test_a_body_that_just_fits_is_not_cut(encoding: str) -> None:
 def test_damaged_and_broken_off_and_endless_parts_are_told() -> None:
     with pytest.raises(Unreachable, match="damaged"):
         Body("gzip", max_bytes=100).take(b"no gzip")
-    body = Body("gzip", max_bytes=10**6)
-    body.take(gzip.compress(PAGE)[:-9])
-    with pytest.raises(Unreachable, match="broke off"):
-        body.finish()
+    sent = gzip.compress(bytes(range(256)) * 20)
+    for end in range(1, len(sent) - 8):
+        body = Body("gzip", max_bytes=10**6)
+        body.take(sent[:end])
+        with pytest.raises(Unreachable, match="broke off"):
+            body.finish()
     with pytest.raises(Unreachable, match="too many parts"):
         Body("gzip", max_bytes=10**6).take(gzip.compress(b"") * 1001)
 

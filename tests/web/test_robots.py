@@ -167,3 +167,37 @@ NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 )
 def test_retry_after_is_seconds_or_a_date(text: str, wait_s: float | None) -> None:
     assert retry_after_s({"retry-after": text}, NOW) == wait_s
+
+
+@pytest.mark.parametrize(
+    ("rules", "is_allowed"),
+    [
+        (b"User-agent: *\nDisallow: /\n\nUser-agent: mcp-tools\n", True),
+        (b"User-agent: *\nDisallow: /\n\nUser-agent: mcp-tools\nDisallow:\n", True),
+        (b"User-agent: mcp-tools\n\nUser-agent: *\nDisallow: /\n", False),  # one group, for both
+        (b"User-agent: *\nDisallow: /\n\nUser-agent: others\n", False),
+    ],
+    ids=["a group of ours without rules", "with an empty rule", "one group", "a group of others"],
+)
+async def test_a_group_of_ours_without_rules_allows_everything(
+    client: MakeClient, rules: bytes, is_allowed: bool
+) -> None:
+    with listening(says(rules)) as listener:
+        checked = Robots(client("127.0.0.1"), user_agent="mcp-tools/1").check(listener.url("/page"))
+        if is_allowed:
+            await checked
+            return
+        with pytest.raises(Refused, match="does not allow"):
+            await checked
+
+
+async def test_rules_that_only_lead_in_a_circle_are_as_if_missing_for_a_minute(client: MakeClient) -> None:
+    clock = Clock()
+    with listening(says(status="302 Found", Location="/robots.txt")) as listener:
+        robots = Robots(client("127.0.0.1"), user_agent="mcp-tools/1", clock=clock)
+        await robots.check(listener.url("/page"))
+        await robots.check(listener.url("/page"))
+        assert listener.connections == 1
+        clock.now_s += 61
+        await robots.check(listener.url("/page"))
+        assert listener.connections == 2

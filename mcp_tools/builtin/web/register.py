@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from mcp_tools.builtin.late import Late
 from mcp_tools.builtin.web.kept import KeptPages
@@ -22,6 +22,9 @@ TIMEOUT_S: Final = 40.0
 MAX_INDEX: Final = 10_000_000
 MAX_LENGTH: Final = 50_000
 """A result holds the text twice, and what is too long for a model's context would be cut in its middle."""
+# What other tools call these, so models do here.
+_LENGTH: Final = AliasChoices("max_length", "limit", "max_chars")
+_START: Final = AliasChoices("start_index", "offset", "start")
 _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer"}
 RESULT_SCHEMA: Final[dict[str, Any]] = {
@@ -66,8 +69,8 @@ def register_web_tool(
 
     async def fetch_url(
         url: Annotated[str, Field(min_length=1, max_length=urls.MAX_URL_CHARS)],
-        max_length: Annotated[int, Field(ge=1, le=MAX_LENGTH)] = 5000,
-        start_index: Annotated[int, Field(ge=0, le=MAX_INDEX)] = 0,
+        max_length: Annotated[int, Field(ge=1, le=MAX_LENGTH, validation_alias=_LENGTH)] = 5000,
+        start_index: Annotated[int, Field(ge=0, le=MAX_INDEX, validation_alias=_START)] = 0,
         raw: bool = False,
         *,
         context: CallContext,

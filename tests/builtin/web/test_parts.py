@@ -18,7 +18,7 @@ from mcp_tools.registry import ToolRegistry
 from mcp_tools.types import CallContext, Decision, ExecutionResult, TextContent, ToolOutput
 from mcp_tools.web.client import WebClient
 from mcp_tools.web.types import Reach
-from tests.builtin.web.test_fetch_url import Site, site, structured
+from tests.builtin.web.test_fetch_url import Site, call, site, structured
 
 __all__ = ["site"]  # the fixture
 DIGITS = (200, {"Content-Type": "text/plain"}, b"0123456789")
@@ -171,3 +171,10 @@ async def test_the_question_says_what_a_lookalike_is(shared: Shared) -> None:
     text = question_text(question, asked_by="a test")
     assert "GET http://xn--pple-43d.com/login" in text
     assert "is not in ASCII. It is xn--pple-43d.com" in text
+
+
+async def test_arguments_go_by_the_names_of_other_tools_too(site: Site) -> None:
+    site.pages["/"] = DIGITS
+    assert structured(await call(url=site.url + "/", offset=3, limit=4))["content"] == "3456"
+    both = await call(url=site.url + "/", offset=3, start_index=4)
+    assert "offset: unknown argument" in str(both.error)
