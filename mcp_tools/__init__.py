@@ -19,9 +19,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from mcp_tools.agent.anthropic import AnthropicMessages
     from mcp_tools.agent.loop import run_agent
+    from mcp_tools.agent.openai import OpenAIResponses
+    from mcp_tools.agent.openai_chat import OpenAIChat
     from mcp_tools.agent.step import run_agent_step
-    from mcp_tools.agent.types import AgentLimits, AgentRun, ModelError, StopReason
+    from mcp_tools.agent.types import (
+        AgentLimits,
+        AgentRun,
+        BadCall,
+        Confirm,
+        Message,
+        Model,
+        ModelError,
+        OnCall,
+        OnProgress,
+        OnResult,
+        OnText,
+        StopReason,
+        Turn,
+    )
     from mcp_tools.batch import AsyncToolExecutor, StreamEvent, StreamingToolExecutor
     from mcp_tools.confirmation.terminal import confirm_at_terminal
     from mcp_tools.errors import (
@@ -61,10 +78,13 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 __all__ = [
     "AgentLimits",
     "AgentRun",
+    "AnthropicMessages",
     "Approval",
     "AsyncToolExecutor",
+    "BadCall",
     "CallContext",
     "ConfigError",
+    "Confirm",
     "Confirmation",
     "ErrorCode",
     "ExecutionResult",
@@ -72,7 +92,15 @@ __all__ = [
     "InvalidArguments",
     "McpToolsError",
     "MediaContent",
+    "Message",
+    "Model",
     "ModelError",
+    "OnCall",
+    "OnProgress",
+    "OnResult",
+    "OnText",
+    "OpenAIChat",
+    "OpenAIResponses",
     "Preview",
     "RegistrationError",
     "ResourceLink",
@@ -88,6 +116,7 @@ __all__ = [
     "ToolOutput",
     "ToolRegistry",
     "ToolSystem",
+    "Turn",
     "Usage",
     "__version__",
     "confirm_at_terminal",
@@ -99,9 +128,26 @@ __all__ = [
 # Each public name is imported when it is first used: a command line that only lists tools must not load
 # the rest, and the server's start is measured.
 _HOMES: Final = {
+    "agent.anthropic": ("AnthropicMessages",),
     "agent.loop": ("run_agent",),
+    "agent.openai": ("OpenAIResponses",),
+    "agent.openai_chat": ("OpenAIChat",),
     "agent.step": ("run_agent_step",),
-    "agent.types": ("AgentLimits", "AgentRun", "ModelError", "StopReason"),
+    "agent.types": (
+        "AgentLimits",
+        "AgentRun",
+        "BadCall",
+        "Confirm",
+        "Message",
+        "Model",
+        "ModelError",
+        "OnCall",
+        "OnProgress",
+        "OnResult",
+        "OnText",
+        "StopReason",
+        "Turn",
+    ),
     "batch": ("AsyncToolExecutor", "StreamEvent", "StreamingToolExecutor"),
     "confirmation.terminal": ("confirm_at_terminal",),
     "errors": ("ConfigError", "InvalidArguments", "McpToolsError", "RegistrationError", "ToolError"),

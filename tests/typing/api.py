@@ -7,16 +7,29 @@ from typing import Any, assert_type
 from pydantic import BaseModel
 
 from mcp_tools import (
+    AgentRun,
+    AnthropicMessages,
     AsyncToolExecutor,
     CallContext,
+    Confirm,
     Confirmation,
     ExecutionResult,
+    Message,
+    Model,
+    OnProgress,
+    OnResult,
+    OnText,
+    OpenAIChat,
+    OpenAIResponses,
     StreamingToolExecutor,
     Tool,
     ToolCall,
     ToolExecutor,
     ToolRegistry,
     ToolSystem,
+    Turn,
+    run_agent,
+    run_agent_step,
 )
 
 registry = ToolRegistry()
@@ -71,3 +84,22 @@ async def use() -> None:
 
     @system.register
     def inner() -> None: ...
+
+
+async def talk(client: Any, system: ToolSystem, on_text: OnText, on_result: OnResult) -> None:
+    models: list[Model] = [AnthropicMessages(client), OpenAIResponses(client), OpenAIChat(client)]
+    asking: Confirm = confirm
+    run = await run_agent("Go.", system, client=models[0], confirm=asking, on_result=on_result)
+    assert_type(run, AgentRun)
+    assert_type(run.messages, list[Message])
+    assert_type(await run_agent_step(run.messages, system, on_text=on_text), tuple[str, list[Message]])
+
+
+def progress(call: ToolCall, done: float, total: float | None, message: str | None) -> None: ...
+
+
+on_progress: OnProgress = progress
+
+
+def results(model: Model, turn: Turn, found: dict[str, ExecutionResult]) -> tuple[Message, ...]:
+    return model.results(turn, found)
