@@ -12,6 +12,7 @@ import anyio.to_thread
 
 from mcp_tools.agent.calls import Calls, Tools
 from mcp_tools.agent.step import history_of, model_of
+from mcp_tools.agent.telemetry import invoked, told
 from mcp_tools.agent.types import (
     DEFAULT_MAX_TOKENS,
     DEFAULT_MODEL,
@@ -87,7 +88,8 @@ async def run_agent(
     messages = history_of(prompt_or_messages)
 
     async def ask(asked: Model) -> Turn:
-        return await asked.ask(
+        return await told(
+            asked,
             run.asked(),
             tools_system.executor.visible_tools(),
             model=model,
@@ -107,7 +109,7 @@ async def run_agent(
             context=context,
         )
 
-    async with model_of(client) as asked:
+    async with model_of(client) as asked, invoked(asked):
         run = _Run(messages, asked, name=model, limits=limits if limits is not None else AgentLimits())
         stop = await run.refusal()
         scope = scope if scope is not None else anyio.CancelScope()
@@ -278,9 +280,8 @@ class _Run:
 
     def _limit(self) -> _Stop | None:
         """Say which limit forbids one more turn."""
-        turns = "1 turn" if self._steps == 1 else f"{self._steps} turns"
         if self.limits.steps is not None and self._steps >= self.limits.steps:
-            return StopReason.STEPS, f"the run was stopped after {turns}, the limit of its steps"
+            return StopReason.STEPS, f"the run was stopped after {self._steps} turns, the limit of its steps"
         return self._spent()
 
     def _spent(self) -> _Stop | None:

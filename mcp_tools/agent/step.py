@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from mcp_tools.agent.asking import base_names, is_async_client
 from mcp_tools.agent.calls import Calls, Tools
+from mcp_tools.agent.telemetry import told
 from mcp_tools.agent.types import (
     DEFAULT_MAX_TOKENS,
     DEFAULT_MODEL,
@@ -65,7 +66,8 @@ async def run_agent_step(
     """
     given = history_of(messages)
     async with model_of(client) as asked:
-        turn = await asked.ask(
+        turn = await told(
+            asked,
             given,
             tools_system.executor.visible_tools(),
             model=model,
