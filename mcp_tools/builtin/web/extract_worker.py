@@ -14,6 +14,7 @@ from urllib.parse import urljoin
 
 CPU_SECONDS = 4
 MAX_ELEMENTS = 30_000
+MAX_LINKS = 20_000
 MEMORY_BYTES = 1024 * 1024 * 1024
 MAX_CHARS = 2_000_000
 MAX_STYLE_CHARS = 5_000
@@ -159,10 +160,10 @@ def absolute_links(tree: Any, url: str) -> None:
     """Write each link as one can be followed from here; what leads to no page of the web is none."""
     with contextlib.suppress(ValueError):
         url = urljoin(url, tree.xpath("string(//base[@href][1]/@href)"))
-    for link in tree.iter("a"):
+    for number, link in enumerate(tree.iter("a")):
         target = ""
         with contextlib.suppress(ValueError):
-            target = urljoin(url, (link.get("href") or "").strip())
+            target = urljoin(url, (link.get("href") or "").strip()) if number < MAX_LINKS else ""
         if target.startswith(("http://", "https://")):
             link.set("href", target)
         else:
