@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from tests.agent.model_server import Refused
 from tests.agent.picture_rules import picture_problem
 
 FIELDS = {
@@ -13,10 +14,6 @@ FIELDS = {
     "top_k", "thinking", "metadata", "stop_sequences", "service_tier", "cache_control", "container",
 }  # fmt: skip
 THINKING = ("thinking", "redacted_thinking")
-
-
-class Refused(Exception):
-    """The API would answer with 400 and this text."""
 
 
 def check(body: dict[str, Any]) -> None:

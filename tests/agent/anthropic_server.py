@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 
-from tests.agent.anthropic_rules import Refused, check
+from tests.agent.anthropic_rules import check
+from tests.agent.model_server import WAIT_S, Exchange, Failure, ModelServer, Refused, split
 
 KEY = "a-key-for-tests-0123456789abcdef"
 MODEL = "claude-sonnet-5"
-WAIT_S = 20.0
 MAX_BODY_BYTES = 32 * 1000**2
 
 
@@ -39,16 +37,6 @@ class Answer:
     error_after: int | None = None
     hold: threading.Event | None = None
     held_after: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """An error of the API."""
-
-    status: int
-    kind: str = "api_error"
-    message: str = "Internal server error"
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Reply = Answer | Failure
@@ -85,40 +73,58 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-class AnthropicServer:
+class AnthropicServer(ModelServer):
     """Answers requests with the replies of a script, one after another.
 
     Args:
         script: When it is over, further requests are refused. A function is given the request.
 
-    A context manager. `url` is for `base_url`; `requests` are the bodies that were well formed, `refused` why
-    the others were not.
+    `url` is for `base_url`.
     """
 
     def __init__(self, script: Script) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.refused: list[str] = []
+        super().__init__()
+        self.url = self.root
         self.headers: list[dict[str, str]] = []
         self._script = iter(script)
         self._ids = itertools.count(1)
-        self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    def handle(self, exchange: Exchange, body: bytes) -> None:
+        """Answer one request."""
+        if exchange.path.partition("?")[0] != "/v1/messages":
+            reply: Reply = Failure(status=404, kind="not_found_error", message="Not found")
+            request: dict[str, Any] = {}
+        else:
+            reply, request = self.reply(dict(exchange.headers), body)
+        if isinstance(reply, Failure):
+            error = {"type": reply.kind, "message": reply.message}
+            whole = {"type": "error", "error": error, "request_id": "req_1"}
+            exchange.whole(whole, status=reply.status, headers=reply.headers)
+        elif request.get("stream"):
+            self._stream(exchange, reply)
+        else:
+            if reply.hold is not None:
+                reply.hold.wait(WAIT_S)
+            exchange.whole(message(reply, next(self._ids)), cut_after=reply.cut_after)
 
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(WAIT_S)
+    def _stream(self, exchange: Exchange, answer: Answer) -> None:
+        exchange.begin_events()
+        for index, event in enumerate(events(answer, next(self._ids))):
+            if index == answer.held_after and answer.hold is not None:
+                answer.hold.wait(WAIT_S)
+            if index == answer.cut_after:
+                exchange.break_off()
+                return
+            if index == answer.error_after:
+                error = {"type": "overloaded_error", "message": "Overloaded"}
+                exchange.event({"type": "error", "error": error}, name="error")
+                break
+            exchange.event(event, name=event["type"])
+        exchange.end_events()
 
     def reply(self, headers: Mapping[str, str], body: bytes) -> tuple[Reply, dict[str, Any]]:
         """Say what a request is answered with."""
-        with self._lock:
+        with self.lock:
             self.headers.append({name.lower(): value for name, value in headers.items()})
             # Newer SDKs send a key as a bearer token.
             if KEY not in (self.headers[-1].get("x-api-key"), self._bearer()):
@@ -144,78 +150,6 @@ class AnthropicServer:
 
     def _bearer(self) -> str:
         return self.headers[-1].get("authorization", "").removeprefix("Bearer ")
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                return
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                if self.path.partition("?")[0] != "/v1/messages":
-                    reply, request = Failure(status=404, kind="not_found_error", message="Not found"), {}
-                else:
-                    reply, request = owner.reply(dict(self.headers), body)
-                # Whoever asked may have gone away meanwhile.
-                with contextlib.suppress(OSError):
-                    if isinstance(reply, Failure):
-                        self._send_failure(reply)
-                    elif request.get("stream"):
-                        self._send_events(reply)
-                    else:
-                        self._send_whole(reply)
-
-            def _send_failure(self, failure: Failure) -> None:
-                error = {"type": failure.kind, "message": failure.message}
-                data = json.dumps({"type": "error", "error": error, "request_id": "req_1"}).encode()
-                self._start(failure.status, "application/json", len(data), failure.headers)
-                self.wfile.write(data)
-
-            def _send_whole(self, answer: Answer) -> None:
-                if answer.hold is not None:
-                    answer.hold.wait(WAIT_S)
-                data = json.dumps(message(answer, next(owner._ids))).encode()
-                self._start(200, "application/json", len(data), {})
-                self.wfile.write(data[: answer.cut_after])
-                self.close_connection = self.close_connection or answer.cut_after is not None
-
-            def _send_events(self, answer: Answer) -> None:
-                self._start(200, "text/event-stream; charset=utf-8", None, {})
-                for index, event in enumerate(events(answer, next(owner._ids))):
-                    if index == answer.held_after and answer.hold is not None:
-                        answer.hold.wait(WAIT_S)
-                    if index == answer.cut_after:
-                        self.close_connection = True
-                        return
-                    if index == answer.error_after:
-                        error = {"type": "overloaded_error", "message": "Overloaded"}
-                        self._chunk({"type": "error", "error": error})
-                        break
-                    self._chunk(event)
-                self.wfile.write(b"0\r\n\r\n")
-
-            def _chunk(self, event: Mapping[str, Any]) -> None:
-                data = f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
-                self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-                self.wfile.flush()
-
-            def _start(self, status: int, kind: str, length: int | None, more: Mapping[str, str]) -> None:
-                self.send_response(status)
-                self.send_header("content-type", kind)
-                self.send_header("request-id", "req_1")
-                if length is None:
-                    self.send_header("transfer-encoding", "chunked")
-                else:
-                    self.send_header("content-length", str(length))
-                for name, value in more.items():
-                    self.send_header(name, value)
-                self.end_headers()
-
-        return Handler
 
 
 def message(answer: Answer, number: int) -> dict[str, Any]:
@@ -260,11 +194,11 @@ def events(answer: Answer, number: int) -> Iterator[dict[str, Any]]:
 def _streamed(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     match block["type"]:
         case "text":
-            pieces = _pieces(block["text"])
+            pieces = split(block["text"])
             return {"type": "text", "text": ""}, [{"type": "text_delta", "text": p} for p in pieces]
         case "thinking":
             deltas: list[dict[str, Any]] = [
-                {"type": "thinking_delta", "thinking": piece} for piece in _pieces(block["thinking"])
+                {"type": "thinking_delta", "thinking": piece} for piece in split(block["thinking"])
             ]
             signature = {"type": "signature_delta", "signature": block["signature"]}
             return {"type": "thinking", "thinking": "", "signature": ""}, [*deltas, signature]
@@ -272,10 +206,6 @@ def _streamed(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, 
             sent = block["raw"] if "raw" in block else json.dumps(block["input"])
             empty = {name: value for name, value in block.items() if name != "raw"} | {"input": {}}
             # The API begins with an empty piece, and sends nothing more where there are no arguments.
-            pieces = ["", *(_pieces(sent) if sent != "{}" else [])]
+            pieces = ["", *(split(sent) if sent != "{}" else [])]
             return empty, [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
     return dict(block), []
-
-
-def _pieces(whole: str, size: int = 7) -> list[str]:
-    return [whole[i : i + size] for i in range(0, len(whole), size)]

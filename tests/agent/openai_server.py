@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
+from tests.agent.model_server import WAIT_S, Exchange, Failure, ModelServer, Refused, split
 from tests.agent.picture_rules import picture_problem
 
 KEY = "a-key-for-tests-0123456789abcdef"
 MODEL = "gpt-5"
-WAIT_S = 20.0
 THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAAABo"}
 USAGE = {"sent": 100, "cached": 40, "received": 10}
 RESPONSES_FIELDS = {
@@ -41,6 +39,7 @@ class Answer:
         cut_after: The connection is closed after so many events (of a body that is not streamed: bytes).
         ends_early: The body ends as it should, but before the last events.
         hold: The answer waits for this.
+        items: Of the Responses API, before everything else: what its own tools did.
         one_index: Each call of a stream has the index 0, as some compatible servers have it.
     """
 
@@ -54,59 +53,52 @@ class Answer:
     ends_early: bool = False
     hold: threading.Event | None = None
     one_index: bool = False
+    items: Sequence[Mapping[str, Any]] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """An error of the API."""
-
-    status: int
-    message: str = "The server had an error while processing your request."
-    kind: str = "server_error"
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-class Refused(Exception):
-    """The API would answer with 400 and this text."""
-
-
-class OpenAIServer:
+class OpenAIServer(ModelServer):
     """Answers requests with the replies of a script, one after another; when it is over, it refuses.
 
     Args:
         lacks: Fields of a request that it refuses, as a compatible server of an earlier date does.
         reasons: Whether its models reason; those that do not refuse to be asked for their thoughts.
 
-    A context manager. `url` is for `base_url`; `requests` are the bodies that were well formed, `refused` why
-    the others were not.
+    `url` is for `base_url`.
     """
 
     def __init__(
         self, script: Iterable[Answer | Failure], *, lacks: Sequence[str] = (), reasons: bool = True
     ) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.refused: list[str] = []
+        super().__init__()
+        self.url = f"{self.root}/v1"
         self._script = iter(script)
         self._lacks = lacks
         self._reasons = reasons
-        self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(WAIT_S)
+    def handle(self, exchange: Exchange, body: bytes) -> None:
+        """Answer one request."""
+        request = json.loads(body)
+        is_chat = exchange.path == "/v1/chat/completions"
+        if not is_chat and exchange.path != "/v1/responses":
+            reply: Answer | Failure = Failure(status=404, message="Not found")
+        else:
+            reply = self.reply(exchange.path, exchange.headers["authorization"], request)
+        if isinstance(reply, Failure):
+            error = {"message": reply.message, "type": reply.kind, "param": None, "code": None}
+            exchange.whole({"error": error}, status=reply.status, headers=reply.headers)
+            return
+        if reply.hold is not None:
+            reply.hold.wait(WAIT_S)
+        if not request.get("stream"):
+            exchange.whole(completion(reply) if is_chat else response(reply), cut_after=reply.cut_after)
+        elif is_chat:
+            _stream(exchange, chunks(reply, counts=bool(request.get("stream_options"))), reply)
+        else:
+            _stream(exchange, events(reply), reply)
 
     def reply(self, path: str, authorization: str | None, request: dict[str, Any]) -> Answer | Failure:
         """Say what a request is answered with."""
-        with self._lock:
+        with self.lock:
             if authorization != f"Bearer {KEY}":
                 message = f"Incorrect API key provided: {authorization}."
                 return Failure(status=401, kind="invalid_request_error", message=message)
@@ -126,75 +118,18 @@ class OpenAIServer:
             over = Failure(status=400, kind="invalid_request_error", message="the script is over")
             return next(self._script, over)
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        owner = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
+def _stream(exchange: Exchange, parts: Iterable[Mapping[str, Any] | str], answer: Answer) -> None:
+    exchange.begin_events()
+    for index, part in enumerate(parts):
+        if index == answer.cut_after:
+            if not answer.ends_early:
+                exchange.break_off()
                 return
-
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                is_chat = self.path == "/v1/chat/completions"
-                if not is_chat and self.path != "/v1/responses":
-                    reply: Answer | Failure = Failure(status=404, message="Not found")
-                else:
-                    reply = owner.reply(self.path, self.headers["authorization"], request)
-                # Whoever asked may have gone away meanwhile.
-                with contextlib.suppress(OSError):
-                    if isinstance(reply, Failure):
-                        error = {"message": reply.message, "type": reply.kind, "param": None, "code": None}
-                        self._whole(reply.status, {"error": error}, reply.headers, None)
-                        return
-                    if reply.hold is not None:
-                        reply.hold.wait(WAIT_S)
-                    if not request.get("stream"):
-                        whole = completion(reply) if is_chat else response(reply)
-                        self._whole(200, whole, {}, reply.cut_after)
-                        return
-                    counts = bool(request.get("stream_options"))
-                    self._stream(
-                        chunks(reply, counts=counts) if is_chat else events(reply), reply, named=not is_chat
-                    )
-
-            def _whole(
-                self, status: int, body: Mapping[str, Any], more: Mapping[str, str], cut_after: int | None
-            ) -> None:
-                data = json.dumps(body).encode()
-                self._start(status, {"content-type": "application/json", "content-length": str(len(data))})
-                for name, value in more.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data[:cut_after])
-                self.close_connection = self.close_connection or cut_after is not None
-
-            def _stream(
-                self, parts: Iterable[Mapping[str, Any] | str], answer: Answer, *, named: bool
-            ) -> None:
-                kind = {"content-type": "text/event-stream; charset=utf-8", "transfer-encoding": "chunked"}
-                self._start(200, kind)
-                self.end_headers()
-                for index, part in enumerate(parts):
-                    if index == answer.cut_after:
-                        if not answer.ends_early:
-                            self.close_connection = True
-                            return
-                        break
-                    data = part if isinstance(part, str) else json.dumps(part)
-                    name = f"event: {part['type']}\n" if named and not isinstance(part, str) else ""
-                    sent = f"{name}data: {data}\n\n".encode()
-                    self.wfile.write(f"{len(sent):x}\r\n".encode() + sent + b"\r\n")
-                    self.wfile.flush()
-                self.wfile.write(b"0\r\n\r\n")
-
-            def _start(self, status: int, headers: Mapping[str, str]) -> None:
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-
-        return Handler
+            break
+        # Chat Completions have no names of events.
+        exchange.event(part, name=None if isinstance(part, str) else part.get("type"))
+    exchange.end_events()
 
 
 def response(answer: Answer) -> dict[str, Any]:
@@ -223,6 +158,7 @@ def response(answer: Answer) -> dict[str, Any]:
 
 
 def _items(answer: Answer) -> Iterator[dict[str, Any]]:
+    yield from map(dict, answer.items)
     if answer.thoughts:
         yield dict(THOUGHT)
     parts: list[dict[str, Any]] = [
@@ -259,14 +195,14 @@ def _events(answer: Answer) -> Iterator[dict[str, Any]]:
             empty = {**item, "status": "in_progress", "content": []}
             yield {"type": "response.output_item.added", "output_index": index, "item": empty}
             yield {"type": "response.content_part.added", **at_part, "part": {**part, name: ""}}
-            for piece in _pieces(part[name]):
+            for piece in split(part[name]):
                 yield {"type": f"response.{kind}.delta", **at_part, "delta": piece}
             yield {"type": f"response.{kind}.done", **at_part, name: part[name]}
             yield {"type": "response.content_part.done", **at_part, "part": part}
         elif item["type"] == "function_call":
             empty = {**item, "status": "in_progress", "arguments": ""}
             yield {"type": "response.output_item.added", "output_index": index, "item": empty}
-            for piece in _pieces(item["arguments"]):
+            for piece in split(item["arguments"]):
                 yield {"type": "response.function_call_arguments.delta", **at, "delta": piece}
             done = {"arguments": item["arguments"], "name": item["name"]}
             yield {"type": "response.function_call_arguments.done", **at, **done}
@@ -300,16 +236,16 @@ def chunks(answer: Answer, *, counts: bool) -> Iterator[dict[str, Any] | str]:
 
     yield chunk({"role": "assistant", "content": "", "refusal": None})
     for text in answer.texts:
-        for piece in _pieces(text):
+        for piece in split(text):
             yield chunk({"content": piece})
-    for piece in _pieces(answer.refusal or ""):
+    for piece in split(answer.refusal or ""):
         yield chunk({"refusal": piece})
     for number, given in enumerate(answer.calls):
         index = 0 if answer.one_index else number
         call = _call(*given)
         function = {"name": call["function"]["name"], "arguments": ""}
         yield chunk({"tool_calls": [{**call, "index": index, "function": function}]})
-        for piece in _pieces(call["function"]["arguments"]):
+        for piece in split(call["function"]["arguments"]):
             yield chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
     if answer.failed:
         yield {"error": {"message": answer.failed[1], "type": answer.failed[0], "code": None, "param": None}}
@@ -340,10 +276,6 @@ def _call(call_id: str, name: str, arguments: Any) -> dict[str, Any]:
 
 def _json(arguments: Any) -> str:
     return arguments if isinstance(arguments, str) else json.dumps(arguments)
-
-
-def _pieces(whole: str, size: int = 7) -> list[str]:
-    return [whole[i : i + size] for i in range(0, len(whole), size)]
 
 
 def check_responses(body: dict[str, Any]) -> None:

@@ -210,6 +210,18 @@ async def test_thoughts_go_back_as_they_came_and_nothing_is_stored(stream: bool)
     assert server.requests[0]["instructions"] == "Be brief."
 
 
+@streamed_or_whole
+async def test_what_the_providers_own_tools_did_stays_and_what_nobody_answers_does_not(stream: bool) -> None:
+    done = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}}
+    open_call = {"type": "local_shell_call", "id": "ls_1", "call_id": "l1", "status": "in_progress"}
+    script = [Answer(items=[done, open_call], texts=["Found."]), Answer(texts=["Done."])]
+    async with asking("openai-responses", script) as (model, server):
+        turn = await ask(model, on_text=hearing(stream)[1])
+        await ask(model, [USER, *turn.messages, USER])
+    assert server.refused == []
+    assert [item["type"] for item in server.requests[1]["input"][1:-1]] == ["web_search_call", "message"]
+
+
 async def test_a_thought_that_nothing_follows_is_left_out() -> None:
     script = [Answer(thoughts=True, reason="max_output_tokens")]
     async with asking("openai-responses", script) as (model, _):
