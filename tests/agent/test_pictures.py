@@ -137,10 +137,10 @@ async def test_what_the_api_would_refuse_is_a_line_that_says_why(pictures: list[
 
 
 async def test_the_server_refuses_what_we_do_not_send() -> None:
-    for data in DAMAGED:
-        source = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(data).decode()}
-        message: Any = {"role": "user", "content": [{"type": "image", "source": source}]}
-        async with talking([says("never")]) as (_, client):
+    async with talking([says("never")]) as (_, client):
+        for data in DAMAGED:
+            source = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(data).decode()}
+            message: Any = {"role": "user", "content": [{"type": "image", "source": source}]}
             with pytest.raises(BadRequestError, match=r"Could not process|appears to be"):
                 await client.messages.create(model=MODEL, max_tokens=5, messages=[message])
 

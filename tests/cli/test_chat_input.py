@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-import subprocess
+import argparse
+import io
+import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mcp_tools import ToolSystem
 from mcp_tools.agent.types import AgentLimits
-from mcp_tools.cli.chat import MAX_PROMPT_CHARS
+from mcp_tools.cli.chat import MAX_PROMPT_CHARS, add_parser, chat
 from mcp_tools.cli.talk import Talk
+from mcp_tools.errors import ConfigError
 from mcp_tools.types import ExecutionResult
 from tests.agent.anthropic_server import KEY, MODEL, Answer, AnthropicServer, Failure, asks, says, text, use
-from tests.cli.test_chat import ROOT, command, environ
 
 
-def run(home: Path, *arguments: str | bytes, stdin: bytes = b"", key: str = KEY) -> Any:
-    return subprocess.run(
-        [*command(), *arguments],
-        input=stdin,
-        env=environ(home, ANTHROPIC_API_KEY=key, PYTHONUTF8="1"),
-        cwd=ROOT,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+def refusal(
+    *arguments: str, stdin: bytes = b"", key: str = KEY, patch: pytest.MonkeyPatch
+) -> ConfigError | SystemExit:
+    """What a command line ends with before anything is asked."""
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    patch.setenv("ANTHROPIC_API_KEY", key)
+    patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+    with pytest.raises((ConfigError, SystemExit)) as caught:
+        chat(parser.parse_args(["chat", *arguments]))
+    return caught.value
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\n", "kéy", "two words"])
-def test_a_key_that_was_not_copied_whole_is_named(tmp_path: Path, key: str) -> None:
-    done = run(tmp_path, "Hello", key=key)
-    assert done.returncode == 2
-    assert b"ANTHROPIC_API_KEY holds characters that no key has; was it copied whole?" in done.stderr
+def test_a_key_that_was_not_copied_whole_is_named(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = str(refusal("Hello", key=key, patch=monkeypatch))
+    assert said == "ANTHROPIC_API_KEY holds characters that no key has; was it copied whole?"
 
 
-def test_a_key_of_blanks_is_none(tmp_path: Path) -> None:
-    done = run(tmp_path, "Hello", key=" ")
-    assert (done.returncode, b"there is no key" in done.stderr) == (2, True)
+def test_a_key_of_blanks_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "there is no key" in str(refusal("Hello", key=" ", patch=monkeypatch))
 
 
 @pytest.mark.parametrize(
@@ -50,23 +49,20 @@ def test_a_key_of_blanks_is_none(tmp_path: Path) -> None:
         ([], b"x" * (MAX_PROMPT_CHARS + 10), "the prompt has more than 4,194,304 characters"),
         (["--max-cost", "inf", "Hello"], b"", "a number over 0, not 'inf'"),
         (["--max-seconds", "nan", "Hello"], b"", "a number over 0, not 'nan'"),
+        # The mark before a text is no part of it.
         ([], b"\xef\xbb\xbf \n", "there is no prompt"),
     ],
     ids=["prompt", "system", "much", "infinite", "no number", "mark only"],
 )
 def test_what_cannot_be_sent_is_a_wrong_use(
-    tmp_path: Path, arguments: list[str], stdin: bytes, why: str
+    arguments: list[str],
+    stdin: bytes,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = run(tmp_path, *arguments, stdin=stdin)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert why in done.stderr.decode()
-
-
-def test_the_mark_before_a_text_is_no_part_of_it(tmp_path: Path) -> None:
-    with AnthropicServer([says("Hello.")]) as server:
-        done = run(tmp_path, "--base-url", server.url, stdin=b"\xef\xbb\xbfSay hello.\n")
-    assert done.returncode == 0, done.stderr
-    assert server.requests[0]["messages"][0]["content"] == "Say hello.\n"
+    ended = refusal(*arguments, stdin=stdin, patch=monkeypatch)
+    assert why in f"{ended}{capsys.readouterr().err}"
 
 
 # --- What is remembered -----------------------------------------------------------------------------
@@ -118,11 +114,11 @@ def test_a_prompt_that_a_limit_refuses_is_forgotten() -> None:
 def test_a_chat_is_one_session_and_another_chat_another() -> None:
     script = [asks(use(f"c{n}", "search")) if n % 2 == 0 else says("Done.") for n in range(6)]
     with AnthropicServer(script) as server:
-        chat = Chat(server)
-        first, second = chat.talk(), chat.talk()
+        here = Chat(server)
+        first, second = here.talk(), here.talk()
         for talk in (first, first, second):
             talk.answer("Search.")
-    ids = [result.session_id for result in chat.ended]
+    ids = [result.session_id for result in here.ended]
     assert ids == [first.session_id, first.session_id, second.session_id]
     assert len({*ids}) == 2
 
@@ -133,14 +129,14 @@ def test_what_is_not_priced_is_said_beside_what_tools_cost() -> None:
         Answer(blocks=[text("Done.")], model="a-model-of-ours"),
     ]
     with AnthropicServer(script) as server:
-        chat = Chat(server)
+        here = Chat(server)
 
-        @chat.tools.register(price_usd=0.25)
+        @here.tools.register(price_usd=0.25)
         def search_web() -> str:
             """Search."""
             return "found"
 
-        talk = chat.talk(model="a-model-of-ours")
+        talk = here.talk(model="a-model-of-ours")
         talk.answer("Search.")
     assert talk.cost() == "60 tokens, 0.2500 USD without 60 of them, whose price is not known"
 
