@@ -111,13 +111,16 @@ class AnthropicMessages:
 
     def _is_unmarked_for(self, error: Exception, request: Mapping[str, Any]) -> bool:
         """Mark less from now on where a server does not know the marks; False: that is not the reason."""
-        if not self._cache or not is_refused(error, "cache_control"):
+        if not is_refused(error, "cache_control") or "cache_control" in self._options:
             return False
         if "cache_control" in request:
             self._marks_history = False
-        else:
-            self._cache = False
-        return True
+            return True
+        marked = any(
+            "cache_control" in part for part in (*request.get("system", ()), *request.get("tools", ()))
+        )
+        self._cache = self._cache and not marked
+        return marked
 
     async def _once(
         self, request: Mapping[str, Any], on_text: OnText | None, *, is_streamed: bool

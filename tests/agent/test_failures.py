@@ -129,6 +129,13 @@ async def test_a_server_without_marks_is_asked_once_more_and_so_from_then_on(mos
     assert ("cache_control" in str(server.requests[-1]["system"])) is bool(most)
 
 
+async def test_a_mark_that_somebody_asked_for_is_not_left_out() -> None:
+    async with talking([without_marks(0)] * 5) as (server, client):
+        model = AnthropicMessages(client, options={"cache_control": {"type": "ephemeral"}})
+        assert (await run(model)).stop is StopReason.FAILED
+    assert len(server.requests) == 1
+
+
 async def test_another_refusal_is_not_taken_for_that() -> None:
     said = "A maximum of 4 blocks with cache_control may be provided. Found 5."
     async with talking([Failure(status=400, message=said), says("never")]) as (server, client):
