@@ -139,6 +139,7 @@ async def test_what_is_no_plain_url_of_the_web_connects_to_nobody(tmp_path: Path
             f"http://{place}\\@site.example/",
             f"http:\\\\{place}\\",
             f"http:/\\{place}/",
+            *(f"http:{slashes}{place}/" for slashes in ("", "/", "///")),
             f"ht\ttp://{place}/",
             f"http\n://{place}/",
             f"http://{place}/ HTTP/1.1\r\nX: y\r\n\r\n",
