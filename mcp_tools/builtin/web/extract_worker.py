@@ -126,9 +126,10 @@ def from_html(text: str, url: str) -> tuple[str, str]:
     import trafilatura
 
     parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
-    tree = lxml.html.document_fromstring(
-        text.replace("\0", "").encode("utf-8", "replace") or b"<p>", parser=parser
-    )
+    try:
+        tree = lxml.html.document_fromstring(text.replace("\0", "").encode("utf-8", "replace"), parser=parser)
+    except lxml.etree.ParserError:  # there is not one element in it
+        return "", ""
     title = tree.findtext(".//title") or ""
     refresh = tree.xpath("//meta[translate(@http-equiv,'REFSH','refsh')='refresh']/@content")
     for node in [

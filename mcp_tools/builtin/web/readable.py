@@ -72,7 +72,7 @@ def kind_of(answer: WebResponse) -> str:
             raise ToolError(f"this PDF is larger than {len(answer.body):,} bytes, which is not read")
         return "pdf"
     named = media_type(answer)
-    looks_like_html = head.startswith((b"<!doctype html", b"<html"))
+    looks_like_html = head.startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
     what = "" if looks_like_html else _binary(answer, named)
     if what:
         size = f"{'at least ' if answer.is_cut else ''}{len(answer.body):,} bytes"

@@ -108,6 +108,17 @@ def test_an_index_comes_with_its_links_and_an_article_as_before() -> None:
     assert from_html("<title>T</title><body><div id=root></div>", "http://a.example/")[1] == ""
 
 
+@pytest.mark.parametrize("source", ["<!-- only words for nobody -->", "<!doctype html>", " "])
+def test_a_page_without_an_element_has_no_text(source: str) -> None:
+    assert from_html(source, "http://a.example/") == ("", "")
+
+
+def test_a_page_of_no_named_kind_is_known_by_its_beginning() -> None:
+    for begins in (b"<!DOCTYPE html>", b"\n<HTML>", b"<head><title>", b"<body>"):
+        assert kind_of(answer("", begins)) == "html"
+    assert kind_of(answer("", b"<data>")) == "text"
+
+
 @pytest.mark.parametrize(("status", "body"), [(204, b""), (304, b""), (200, b"")])
 async def test_an_answer_without_a_body_says_so(site: Site, status: int, body: bytes) -> None:
     site.pages["/"] = (status, {"Content-Type": "text/html"}, body)
