@@ -15,9 +15,10 @@ import trio.testing
 
 from mcp_tools.web import dialling
 from mcp_tools.web.client import WebClient
+from mcp_tools.web.names import MAX_LOOKUPS, resolve
 from mcp_tools.web.pace import Pace
 from mcp_tools.web.robots import MAX_SITES, Robots
-from mcp_tools.web.types import Reach, Refused, Unreachable
+from mcp_tools.web.types import Busy, Reach, Refused, Unreachable
 from tests.web.conftest import MakeClient
 from tests.web.listener import Listener, listening, says
 from tests.web.test_client import names
@@ -64,6 +65,34 @@ async def test_a_dead_address_leaves_time_for_the_next(
     with listening(says(b"here")) as listener, full("127.0.0.2", listener.port):
         web = client("site.example", resolver=names("127.0.0.2", "127.0.0.1"), deadline_s=10)
         assert (await web.get(listener.url(host="site.example"))).body == b"here"
+
+
+async def test_names_of_many_domains_are_looked_up_within_a_bound_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released = threading.Event()
+    refused = 0
+
+    def getaddrinfo(host: str, port: int, **_: object) -> list[object]:
+        released.wait(5)
+        return [(0, 0, 0, "", ("93.184.215.14", port))]
+
+    async def look_up(host: str) -> None:
+        nonlocal refused
+        try:
+            await resolve(host, 80)
+        except Busy:
+            refused += 1
+            if refused == 40 - MAX_LOOKUPS:
+                released.set()
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("mcp_tools.web.names.MAX_WAIT_S", 0.1)
+    async with anyio.create_task_group() as group:
+        for number in range(40):
+            group.start_soon(look_up, f"www.site{number}.example")
+    assert refused >= 40 - MAX_LOOKUPS
+    assert MAX_LOOKUPS == 32
 
 
 # --- Requests ---------------------------------------------------------------------------------
