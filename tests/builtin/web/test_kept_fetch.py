@@ -77,6 +77,14 @@ async def test_a_page_and_its_source_are_kept_apart(site: Site) -> None:
     assert site.asked == ["/", "/"]
 
 
+async def test_a_start_behind_the_end_says_how_long_the_page_is(site: Site) -> None:
+    site.pages["/"] = (200, TEXT, b"0123456789")
+    behind = await call(url=site.url + "/", start_index=11)
+    assert "has 10 characters" in str(behind.error)
+    at_end = structured(await call(url=site.url + "/", start_index=10))
+    assert (at_end["content"], at_end["next_index"], at_end["total_chars"]) == ("", None, 10)
+
+
 async def test_what_is_missing_of_a_page_is_said(site: Site) -> None:
     note = "its end is missing"
     site.pages["/"] = (200, TEXT, b"x" * 2_000)
