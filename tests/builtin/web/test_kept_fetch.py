@@ -110,6 +110,18 @@ async def test_a_title_says_nothing_unseen(site: Site) -> None:
         assert unseen not in shown(result)
 
 
+@pytest.mark.parametrize(
+    ("kind", "raw"), [("text/plain", False), ("text/html", True)], ids=["text", "source"]
+)
+async def test_text_and_source_hold_nothing_unseen(site: Site, kind: str, raw: bool) -> None:
+    """F-08: where no reader of HTML has removed it."""
+    text = "in\u200bvis\u202eib\ufeffle\U000e0041\U000e0042\r\nsecond\u2028\x1b[31m\tline"
+    site.pages["/"] = (200, {"Content-Type": f"{kind}; charset=utf-8"}, text.encode())
+    result = await call(url=site.url + "/", raw=raw)
+    assert structured(result)["content"] == "invisible\nsecond [31m\tline"
+    assert "invisible\nsecond [31m\tline" in shown(result)
+
+
 async def test_a_page_that_wants_to_go_on_is_not_followed_and_that_is_said(site: Site) -> None:
     """F-03."""
     for number, name in enumerate(("refresh", "Refresh")):
