@@ -299,6 +299,7 @@ async def test_pages_are_read_by_a_process_with_limits_and_without_our_variables
 
 async def test_a_reader_that_comes_to_no_end_is_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may use no processor time at all: it is stopped here."""
+    assert readable.DEADLINE_S == 8  # as documented; here it would be long
     monkeypatch.setattr(readable, "DEADLINE_S", 1.0)
     site.pages["/"] = (200, HTML, b"<p>" + b"word " * 90_000)
     results: list[ExecutionResult] = []
