@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Sequence
@@ -132,7 +133,7 @@ def salt_of(folder: int, name: str, *, shown: str) -> bytes:
         OSError: The disk refuses.
     """
     for _ in range(3):
-        if check_file(folder, name, what="the salt of the audit log", shown=shown) is not None:
+        if _check_salt(folder, name, shown) is not None:
             fd = os.open(name, os.O_RDONLY | FILE_FLAGS, dir_fd=folder)
             with os.fdopen(fd, "rb") as file:
                 salt = file.read(SALT_BYTES + 1)
@@ -141,6 +142,21 @@ def salt_of(folder: int, name: str, *, shown: str) -> bytes:
             return salt
         _make_salt(folder, name)
     raise Unsafe(f"the salt of the audit log {shown} keeps vanishing")
+
+
+def _check_salt(folder: int, name: str, shown: str) -> os.stat_result | None:
+    what = "the salt of the audit log"
+    try:
+        return check_file(folder, name, what=what, shown=shown)
+    except Unsafe:
+        # Whoever makes it beside us, or was killed while doing so, has it under two names.
+        inode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino
+        for draft in os.listdir(folder):
+            if re.fullmatch(rf"{re.escape(name)}\.[0-9a-f]{{8}}", draft):
+                with contextlib.suppress(FileNotFoundError):
+                    if os.stat(draft, dir_fd=folder, follow_symlinks=False).st_ino == inode:
+                        os.unlink(draft, dir_fd=folder)
+    return check_file(folder, name, what=what, shown=shown)
 
 
 def _make_salt(folder: int, name: str) -> None:

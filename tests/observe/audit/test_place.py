@@ -91,6 +91,19 @@ def test_a_link_in_place_of_a_file_beside_it_is_refused(place: Path, what: str) 
     assert not (place / "elsewhere").exists()
 
 
+def test_a_salt_that_is_just_being_made_or_was_left_half_made_is_used(place: Path) -> None:
+    """Clients start two servers at once; the first one gives the salt its name by a second link."""
+    AuditLog(place / "audit.jsonl").close()
+    salt = place / "audit.jsonl.salt"
+    own, another = place / "audit.jsonl.salt.0123abcd", place / "audit.jsonl.salt.4567cdef"
+    os.link(salt, own)
+    another.write_bytes(b"of one who is not that far")
+    AuditLog(place / "audit.jsonl").close()
+    assert not own.exists() and another.exists()
+    os.link(salt, place / "somebody's")
+    assert "second name" in refused(place / "audit.jsonl")
+
+
 def test_the_anchor_must_be_in_another_folder(place: Path) -> None:
     assert "own folder" in refused(place / "audit.jsonl", anchor=place / "anchor")
 
