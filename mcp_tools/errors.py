@@ -107,3 +107,14 @@ class DuplicateCallId(McpToolsError, ValueError):
     def __init__(self, call_id: str) -> None:
         super().__init__(f"call id {call_id!r} appears twice in one batch; give each call its own id")
         self.call_id = call_id
+
+
+def key_problem(name: str, key: str) -> str | None:
+    """Say what is wrong with a key that could not even be sent, such as one with a line break.
+
+    Args:
+        name: Where the key comes from. The answer holds it, and nothing of the key.
+    """
+    if key.isascii() and key.isprintable() and " " not in key:
+        return None
+    return f"{name} holds characters that no key has; was it copied whole?"

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from mcp_tools.agent.failures import Told, model_error
 from mcp_tools.agent.types import Message, ModelError, Turn
+from mcp_tools.errors import key_problem
 
 _REFUSED: Final = re.compile(
     r"unsupported|unrecogni[sz]ed|unknown|unexpected|extra|not (permitted|supported|allowed)", re.IGNORECASE
@@ -22,13 +23,6 @@ def is_async_client(client: Any, library: str) -> bool:
 def base_names(client: Any) -> list[str]:
     """Name the classes of a client, each with the library that it is of."""
     return [f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(client).__mro__]
-
-
-def key_problem(name: str, key: str) -> str | None:
-    """Say what is wrong with a key that could not even be sent, such as one with a line break."""
-    if key.isascii() and key.isprintable() and " " not in key:
-        return None
-    return f"{name} holds characters that no key has; was it copied whole?"
 
 
 async def guarded(

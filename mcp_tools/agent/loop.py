@@ -281,7 +281,8 @@ class _Run:
     def _limit(self) -> _Stop | None:
         """Say which limit forbids one more turn."""
         if self.limits.steps is not None and self._steps >= self.limits.steps:
-            return StopReason.STEPS, f"the run was stopped after {self._steps} turns, the limit of its steps"
+            turns = "1 turn" if self._steps == 1 else f"{self._steps} turns"
+            return StopReason.STEPS, f"the run was stopped after {turns}, the limit of its steps"
         return self._spent()
 
     def _spent(self) -> _Stop | None:

@@ -6,25 +6,20 @@ One that a provider refuses it refuses in every later request too, and with it t
 from __future__ import annotations
 
 import base64
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from mcp_tools.output.pictures import MAX_PICTURE_BYTES, measured
 from mcp_tools.output.plain import encodable
 from mcp_tools.types import Content, MediaContent, ToolOutput
 
 MAX_SIDE_PX: Final = 2_000
 """What the APIs take where a request holds more than 20 pictures, as a history can."""
-MAX_PICTURE_BYTES: Final = 5 * 1024**2 * 3 // 4
-"""5 MiB in base64."""
 MAX_PICTURES: Final = 20
 """Of one result."""
 MAX_RESULT_BYTES: Final = 2 * MAX_PICTURE_BYTES
 """Of all pictures of one result together."""
-_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
-_JPEG_SIZED: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_MAX_SEGMENTS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,59 +66,11 @@ def shown(content: Iterable[Content]) -> Iterator[Picture | str]:
 
 def _judged(data: bytes) -> tuple[str, str]:
     """Return the type of a picture, and what speaks against showing it."""
-    try:
-        media_type, width, height, is_whole = _measured(data)
-    except (struct.error, IndexError):
-        return "", "it is damaged"
-    if not media_type:
-        return "", "it is no PNG, JPEG, GIF or WebP"
-    if not is_whole or not width or not height:
-        return media_type, "it is damaged"
-    if max(width, height) > MAX_SIDE_PX:
-        return media_type, f"it has {width} x {height} pixels; a side may have {MAX_SIDE_PX}"
     if len(data) > MAX_PICTURE_BYTES:
-        return media_type, f"a picture may have {MAX_PICTURE_BYTES:,} bytes"
-    return media_type, ""
-
-
-def _measured(data: bytes) -> tuple[str, int, int, bool]:
-    """Return type, width, height and whether its end is there; an empty type for anything else."""
-    if data.startswith(_PNG):
-        kind, width, height = struct.unpack_from(">4sII", data, 12)
-        return "image/png", width, height, kind == b"IHDR" and b"IDAT" in data and data.endswith(_PNG_END)
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif", *struct.unpack_from("<HH", data, 6), len(data) > 13 and data.endswith(b"\0;")
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        (size,) = struct.unpack_from("<I", data, 4)
-        return "image/webp", *_webp_size(data), size + 8 <= len(data)
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg", *_jpeg_size(data)
-    return "", 0, 0, False
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int, bool]:
-    at = 2
-    for _ in range(_MAX_SEGMENTS):
-        marker = data[at + 1]
-        if data[at] != 0xFF:
-            break
-        if marker in _JPEG_SIZED:
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            # A small picture inside of a camera's notes has an end too, but comes before.
-            return width, height, data.find(b"\xff\xd9", at) > 0
-        at += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
-    return 0, 0, False
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    match data[12:16]:
-        case b"VP8 " if data[23:26] == b"\x9d\x01\x2a":
-            width, height = struct.unpack_from("<HH", data, 26)
-            return width & 0x3FFF, height & 0x3FFF
-        case b"VP8L" if data[20] == 0x2F:
-            (bits,) = struct.unpack_from("<I", data, 21)
-            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-        case b"VP8X":
-            (sides,) = struct.unpack_from("<Q", data[24:30] + b"\0\0", 0)
-            return (sides & 0xFFFFFF) + 1, (sides >> 24) + 1
-    return 0, 0
+        return "", f"a picture may have {MAX_PICTURE_BYTES:,} bytes"
+    found = measured(data)
+    if found is None:
+        return "", "it is no whole PNG, JPEG, GIF or WebP"
+    if max(found.width_px, found.height_px) > MAX_SIDE_PX:
+        return "", f"it has {found.width_px} x {found.height_px} pixels; a side may have {MAX_SIDE_PX}"
+    return found.media_type, ""

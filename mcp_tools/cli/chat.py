@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from mcp_tools.cli import exits, terminal
 from mcp_tools.cli.flags import add_settings
 from mcp_tools.cli.talk import Talk, one_line, say
-from mcp_tools.errors import ConfigError
+from mcp_tools.errors import ConfigError, key_problem
 
 PROVIDERS: Final = ("anthropic", "openai", "openai-chat")
 _KEYS: Final = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
@@ -136,7 +136,6 @@ def _number(kind: type[float]) -> Any:
 def _check_client(provider: str, base_url: str | None) -> None:
     from importlib.util import find_spec
 
-    from mcp_tools.agent.asking import key_problem
     from mcp_tools.config.process import environment
 
     if base_url is not None:

@@ -32,7 +32,7 @@ from tests.agent.anthropic_server import (
     thinking,
     use,
 )
-from tests.builtin.python.pictures import png
+from tests.output.pictures import png
 
 PROMPT = "the prompt that nobody else may read"
 ASK: list[dict[str, Any]] = [{"role": "user", "content": PROMPT}]
@@ -224,7 +224,7 @@ async def test_pictures_go_back_as_pictures(tools: ToolSystem) -> None:
         "media_type": "image/png",
         "data": base64.b64encode(PNG).decode(),
     }
-    assert broken["text"] == "[image/png, 10 bytes; not shown: it is no PNG, JPEG, GIF or WebP]"
+    assert broken["text"] == "[image/png, 10 bytes; not shown: it is no whole PNG, JPEG, GIF or WebP]"
     assert "not shown: it has 9000 x 20 pixels; a side may have 2000" in large["text"]
 
 

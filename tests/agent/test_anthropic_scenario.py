@@ -60,7 +60,7 @@ async def test_a_limit_of_steps_ends_the_task_with_a_history_that_can_be_gone_on
             limits = AgentLimits(steps=1, seconds=30)
             done = await scenario.do_the_task(client, tmp_path, web, model=MODEL, limits=limits)
             assert done.run.stop is StopReason.STEPS
-            assert done.run.detail == "the run was stopped after 1 turns, the limit of its steps"
+            assert done.run.detail == "the run was stopped after 1 turn, the limit of its steps"
             whole = [*done.run.messages, {"role": "user", "content": "Go on."}]
             await client.messages.create(model=MODEL, max_tokens=10, messages=whole)
     assert server.refused == []

@@ -25,7 +25,7 @@ from mcp_tools.types import (
     ToolOutput,
 )
 from tests.agent.openai_server import KEY, MODEL, THOUGHT, Answer, Failure, OpenAIServer
-from tests.builtin.python.pictures import png
+from tests.output.pictures import png
 
 PNG = png()
 PROMPT = "What is the secret of the pyramids?"

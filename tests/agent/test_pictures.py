@@ -25,7 +25,7 @@ from mcp_tools.agent.types import AgentRun, StopReason
 from mcp_tools.types import MediaContent, ToolOutput
 from tests.agent import openai_server
 from tests.agent.anthropic_server import KEY, MODEL, AnthropicServer, Failure, asks, says, use
-from tests.builtin.python.pictures import PNG_START, png, png_chunk, png_header
+from tests.output.pictures import PNG_START, png, png_chunk, png_header
 
 JPEG_START = b"\xff\xd8\xff\xe0\0\4ab"
 
@@ -82,6 +82,7 @@ WHOLE = [
     png(2_000, 2_000),
 ]
 WIDE = [saved(kind, size=(2_001, 9)) for kind in ("PNG", "JPEG", "GIF", "WEBP")]
+NO_PICTURE = "not shown: it is no whole PNG, JPEG, GIF or WebP]"
 DAMAGED = [
     png()[:40],
     PNG_START,
@@ -118,9 +119,9 @@ async def over_openai(tools: ToolSystem) -> tuple[AgentRun, openai_server.OpenAI
 @pytest.mark.parametrize(
     ("pictures", "why"),
     [
-        (DAMAGED, "not shown: it is damaged]"),
+        (DAMAGED, NO_PICTURE),
         (WIDE, " pixels; a side may have 2000]"),
-        ([b"<svg/>", b"", b"RIFF\0\0\0\0WAVEfmt "], "not shown: it is no PNG, JPEG, GIF or WebP]"),
+        ([b"<svg/>", b"", b"RIFF\0\0\0\0WAVEfmt "], NO_PICTURE),
     ],
     ids=["damaged", "wide", "other"],
 )
@@ -162,7 +163,7 @@ async def test_large_pictures_keep_a_request_within_what_the_api_takes() -> None
     assert (run.text, server.refused) == ("Nice.", [])
     first, second, third = (block["content"] for block in server.requests[1]["messages"][-1]["content"])
     assert kinds(third) == ["image", "image", "text"]
-    assert "7,864,320 bytes together" in third[2]["text"]
+    assert "7,500,000 bytes together" in third[2]["text"]
     assert [*kinds(first), *kinds(second)] == ["text"] * 4 + ["image", "text"]
     assert "later pictures" in first[0]["text"]
     # The history holds them all, for whoever can take more.

@@ -76,7 +76,7 @@ def test_limits_end_it_with_a_reason(tmp_path: Path) -> None:
         flags = ("--base-url", server.url, "--max-steps", "1", "Go on.")
         done = run(tmp_path, *flags, ANTHROPIC_API_KEY=KEY)
     assert done.returncode == 1
-    assert "the run was stopped after 1 turns, the limit of its steps" in done.stderr.splitlines()[-1]
+    assert "the run was stopped after 1 turn, the limit of its steps" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("provider", "key"), [("anthropic", "ANTHROPIC"), ("openai", "OPENAI")])

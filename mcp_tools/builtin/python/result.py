@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mcp_tools.builtin.python.pictures import picture_type
 from mcp_tools.builtin.workspace.problems import escaped, shown
 from mcp_tools.output.marks import OPENING
+from mcp_tools.output.pictures import picture_type
 from mcp_tools.output.plain import encodable
 from mcp_tools.types import Content, MediaContent, TextContent, ToolOutput
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
-from mcp_tools.errors import ConfigError
+from mcp_tools.errors import ConfigError, key_problem
 from mcp_tools.types import SEARCH_PROVIDERS
 
 ENGINES: Final = ("duckduckgo", "brave", "mojeek", "startpage", "yahoo", "wikipedia")
@@ -98,8 +98,8 @@ class SearchOptions:
                 f"search_providers names {name}, which needs a key: set {name}_key in your config file or "
                 f"MCP_TOOLS_{name.upper()}_KEY, or leave {name} out"
             )
-        if not key.isascii() or not key.isprintable() or " " in key:
-            raise ConfigError(f"{name}_key holds characters that no key has; was it copied whole?")
+        if (wrong := key_problem(f"{name}_key", key)) is not None:
+            raise ConfigError(wrong)
 
 
 def _check_url(url: str | None) -> None:

@@ -19,9 +19,9 @@ from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.builtin.python.pictures import png
 from tests.cli.conftest import ROOT, command
 from tests.cli.wire import Wire
+from tests.output.pictures import png
 from tests.server.peers import text_of
 
 

@@ -9,11 +9,11 @@ import anyio
 import pytest
 
 from mcp_tools import CallContext, ErrorCode, ExecutionResult, ToolSystem
-from mcp_tools.builtin.python.pictures import picture_type
 from mcp_tools.builtin.python.result import MAX_TEXT_CHARS
+from mcp_tools.output.pictures import picture_type
 from mcp_tools.types import MediaContent
 from tests.builtin.python.conftest import Systems, run, texts
-from tests.builtin.python.pictures import png
+from tests.output.pictures import png
 
 
 def pictures(result: ExecutionResult) -> list[MediaContent]:

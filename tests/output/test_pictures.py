@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mcp_tools.builtin.python.pictures import MAX_PICTURE_BYTES, picture_type
-from tests.builtin.python.pictures import PNG_START, png, png_chunk, png_header, webp
+from mcp_tools.output.pictures import MAX_PICTURE_BYTES, picture_type
+from tests.output.pictures import PNG_START, png, png_chunk, png_header, webp
 
 
 def saved(kind: str, *, mode: str = "RGB", size: tuple[int, int] = (31, 17), **options: Any) -> bytes:
