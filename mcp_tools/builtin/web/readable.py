@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -10,10 +11,11 @@ import sys
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import anyio
 import anyio.to_thread
+from anyio.abc import ByteReceiveStream, ByteSendStream
 
 from mcp_tools.errors import ToolError
 from mcp_tools.slots import Slots
@@ -165,19 +167,29 @@ async def read(answer: WebResponse, *, raw: bool, principal: str) -> Readable:
         _readers.release(owner)
 
 
+async def _feed(stdin: ByteSendStream, content: bytes) -> None:
+    async with stdin:
+        with contextlib.suppress(anyio.BrokenResourceError):  # it ended before it had read everything
+            await stdin.send(content)
+
+
 async def _run(content: bytes, kind: str) -> Readable:
     with anyio.move_on_after(DEADLINE_S):
-        done = await anyio.run_process(
-            [sys.executable, "-I", "-B", str(_WORKER)],
-            input=content,
-            stderr=subprocess.DEVNULL,
-            check=False,
-            env={},
-            cwd="/",
-            start_new_session=True,
-        )
-        if done.returncode == 0:
-            found = json.loads(done.stdout)
+        # Withdrawn while it starts, it would be left to itself.
+        with anyio.CancelScope(shield=True):
+            process = await anyio.open_process(
+                [sys.executable, "-I", "-B", str(_WORKER)],
+                stderr=subprocess.DEVNULL,
+                env={},
+                cwd="/",
+                start_new_session=True,
+            )
+        stdin, stdout = cast(ByteSendStream, process.stdin), cast(ByteReceiveStream, process.stdout)  # pipes
+        async with process, anyio.create_task_group() as tasks:
+            tasks.start_soon(_feed, stdin, content)
+            said = b"".join([part async for part in stdout])
+        if process.returncode == 0:
+            found = json.loads(said)
             if not found["text"].strip():
                 raise ToolError(_NO_TEXT[kind])
             return Readable(title=found["title"], text=found["text"], is_cut=found["is_cut"])
