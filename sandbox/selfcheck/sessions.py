@@ -85,7 +85,8 @@ def _goes_on(how: str) -> Any:
         name = stage.name()
         code = program(_GO_ON, name=name, how=how if arena.walled else "bare")
         said = judge(arena.run(code, session=name if arena.walled else None), stage)
-        return Observation(breach=burns(name), met=said.met, trouble=said.trouble)
+        breach = burns(name, in_the_open=not arena.walled)
+        return Observation(breach=breach, met=said.met, trouble=said.trouble)
 
     return function
 

@@ -273,14 +273,18 @@ def processes_named(name: str) -> list[int]:
     return found
 
 
-def burns(name: str) -> str:
-    """Whether processes of that name go on using the processor after their call ended; ends them."""
+def burns(name: str, *, in_the_open: bool = False) -> str:
+    """Whether processes of that name go on using the processor after their call ended; ends them.
+
+    Args:
+        in_the_open: Nobody ends them there, so one look that sees it is enough.
+    """
     time.sleep(_MOMENT_S)
     for _ in range(_WATCHES):
         before = _ticks(name)
         time.sleep(_WATCH_S)
         used = _ticks(name) - before
-        if used <= _IDLE_TICKS:
+        if (used > _IDLE_TICKS) is in_the_open:
             break
     for pid in processes_named(name) if used else ():
         with contextlib.suppress(OSError):
