@@ -346,9 +346,9 @@ class ToolExecutor:
                 )
                 return replace(preview, error=message)
             if preview is None:
-                if call.decided == default_ruling(entry.tool):
-                    return None
-                preview = Preview(text="this call says that it changes nothing")
+                preview = Preview(text="this call says that it changes nothing", is_needed=False)
+            if not preview.is_needed and call.decided == default_ruling(entry.tool):
+                return None
         binding = _binding(call, preview.state)
         if context.approval is None:
             message = f"a person must confirm this call first ({call.decided.reason}); nothing was done"

@@ -55,13 +55,15 @@ class Preview:
     from, or is None where the tool has none: an approval holds only while the state is the same.
     `left_out` says what of the change `text` does not show ("3 of 9 added lines"); the question says
     so at its top. `shows` names arguments whose whole effect `text` shows, so that the question need
-    not show them again.
+    not show them again. Without `is_needed` a person is asked only where an owner's rule demands it:
+    nothing changes, and nothing leaves the machine.
     """
 
     text: str
     state: str | None = None
     left_out: str = ""
     shows: frozenset[str] = frozenset()
+    is_needed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from mcp_tools.types import ExecutionResult, ToolCall
 Block = dict[str, Any]
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _THINKING: Final = frozenset({"thinking", "redacted_thinking"})
+_OWN_CALLS: Final = frozenset({"server_tool_use", "mcp_tool_use"})
 _GOES_ON: Final = frozenset({"pause_turn", "tool_use"})
 _OURS: Final = frozenset({"tool_result", "image", "document"})
 """What only a person's messages may hold."""
@@ -186,9 +187,7 @@ def answer_blocks(blocks: Sequence[Block], *, stop: str | None) -> list[Block]:
         block
         for block in blocks
         if not (block["type"] == "text" and not block["text"].strip())
-        and not (
-            block["type"] == "server_tool_use" and stop not in _GOES_ON and block.get("id") not in answered
-        )
+        and not (block["type"] in _OWN_CALLS and stop not in _GOES_ON and block.get("id") not in answered)
     ]
     while kept and kept[-1]["type"] in _THINKING:
         kept.pop()

@@ -42,6 +42,25 @@ _STATUS: Final[Mapping[str, int]] = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
+PICTURE_CODES: Final = frozenset(
+    {
+        "empty_image_file",
+        "failed_to_download_image",
+        "image_content_policy_violation",
+        "image_file_not_found",
+        "image_file_too_large",
+        "image_parse_error",
+        "image_too_large",
+        "image_too_small",
+        "invalid_base64_image",
+        "invalid_image",
+        "invalid_image_format",
+        "invalid_image_mode",
+        "invalid_image_url",
+        "unsupported_image_media_type",
+    }
+)
+"""Of OpenAI: a picture in the request is the reason. Source: `ResponseError` of its SDK."""
 _STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "rate_limit_exceeded": 429,
     "insufficient_quota": 429,
@@ -50,6 +69,7 @@ _STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "server_error": 500,
     "invalid_prompt": 400,
     "context_length_exceeded": 400,
+    **dict.fromkeys(PICTURE_CODES, 400),
 }
 _UNSENT: Final = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "LocalProtocolError", "UnsupportedProtocol"}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from mcp_tools.agent.failures import Told
+from mcp_tools.agent.failures import PICTURE_CODES, Told
 from mcp_tools.agent.pictures import line_for
 from mcp_tools.agent.types import Message
 
@@ -38,7 +38,10 @@ class SentPictures:
             return await ask(sent)
         except Exception as error:
             pictures = _pictures_of(sent)
-            is_refusal = getattr(error, "status_code", None) in _REFUSALS and not isinstance(error, Told)
+            if isinstance(error, Told):
+                is_refusal = error.body["type"] in PICTURE_CODES
+            else:
+                is_refusal = getattr(error, "status_code", None) in _REFUSALS
             if not pictures or not is_refusal:
                 raise
         answer = await ask([_changed(message, lambda part: _as_line(part, _REFUSED)) for message in sent])

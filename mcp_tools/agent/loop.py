@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from mcp_tools.agent.calls import Calls, Tools
 from mcp_tools.agent.step import history_of, model_of
-from mcp_tools.agent.telemetry import invoked, told
+from mcp_tools.agent.telemetry import ended, invoked, told
 from mcp_tools.agent.types import (
     DEFAULT_MAX_TOKENS,
     DEFAULT_MODEL,
@@ -109,7 +109,7 @@ async def run_agent(
             context=context,
         )
 
-    async with model_of(client) as asked, invoked(asked):
+    async with model_of(client) as asked, invoked(asked) as span:
         run = _Run(messages, asked, name=model, limits=limits if limits is not None else AgentLimits())
         stop = await run.refusal()
         scope = scope if scope is not None else anyio.CancelScope()
@@ -136,7 +136,7 @@ async def run_agent(
                     f"the run was stopped after {run.limits.seconds:g} s, the limit of its time",
                 )
             await run.close(stop[1])
-        return run.ended(*stop)
+        return ended(span, run.ended(*stop))
 
 
 class _Run:
@@ -157,7 +157,7 @@ class _Run:
         self._used = Usage()
         self._results: list[tuple[ToolCall, ExecutionResult]] = []
         self._open: tuple[Turn, Calls] | None = None
-        self._paused = 0
+        self._pause_at: int | None = None  # where an answer begins that only paused
         self._empty = 0
         self._cut = 0
         self._same = 0
@@ -175,12 +175,13 @@ class _Run:
 
     def asked(self) -> list[Message]:
         """Return what the next request holds."""
-        return [*self.messages, _GO_ON] if self._empty else self.messages
+        return [*self.messages, _GO_ON] if self._empty and self._pause_at is None else self.messages
 
     async def take(self, turn: Turn, calls: Calls | None) -> _Stop | None:
         """Add a turn, run its calls, and say whether the run ends with it."""
         self._steps += 1
-        self._asked += await self._usage(turn)
+        with anyio.CancelScope(shield=True):  # what was received was paid; looking up its price is short
+            self._asked += await self._usage(turn)
         is_paused = turn.stop == "pause_turn" and bool(turn.messages)
         if turn.text.strip() or turn.stop == "refusal":
             self._text = turn.text
@@ -192,26 +193,27 @@ class _Run:
             if self._empty >= MAX_EMPTY_TURNS:
                 return StopReason.SILENT, f"the model said nothing and asked for nothing {self._empty} times"
             return self._limit()
+        start = len(self.messages)
         self._keep(turn)
-        if self._paused or is_paused:
-            self._paused += len(turn.messages)
+        if is_paused and self._pause_at is None:
+            self._pause_at = start
         if turn.is_cut:
             what = "its context window" if turn.stop == _FULL else "max_tokens"
             return StopReason.CUT, f"the model's answer did not fit into {what}; it is incomplete"
         if is_paused:
             return self._limit()
-        self._paused = 0
+        self._pause_at = None
         return _finished(turn)
 
     def _keep(self, turn: Turn) -> None:
-        if self._empty and turn.messages:
+        if self._empty and turn.messages and self._pause_at is None:
             self.messages.append(dict(_GO_ON))
         self._empty = 0
         self.messages.extend(turn.messages)
 
     async def _take_calls(self, turn: Turn, calls: Calls) -> _Stop | None:
-        self._paused = 0
         self._keep(turn)
+        self._pause_at = None
         self._open = (turn, calls)
         if (stop := self._spent()) is not None:
             await self.close(stop[1])
@@ -249,7 +251,8 @@ class _Run:
     def ended(self, stop: StopReason, detail: str) -> AgentRun:
         """Return what became of the run."""
         # An answer that only paused can be gone on with by nobody but the model.
-        del self.messages[len(self.messages) - self._paused :]
+        if self._pause_at is not None:
+            del self.messages[self._pause_at :]
         return AgentRun(
             text=self._text,
             messages=self.messages,

@@ -113,6 +113,12 @@ class OpenAIResponses:
         return answer
 
     async def _once(self, request: Mapping[str, Any], on_text: OnText | None) -> dict[str, Any]:
+        answer = await self._received(request, on_text)
+        if (answer.get("status") or "completed") not in ("completed", "incomplete"):
+            raise Told(answer.get("error") or {"code": "server_error"})
+        return answer
+
+    async def _received(self, request: Mapping[str, Any], on_text: OnText | None) -> dict[str, Any]:
         if on_text is None:
             whole = await self._client.responses.create(**request)
             return dict(whole.to_dict(mode="python", warnings=False))
@@ -169,8 +175,6 @@ def _described(tool: Tool) -> dict[str, Any]:
 
 async def _turn(answer: Mapping[str, Any], messages: Sequence[Message], *, asked: str) -> Turn:
     status = answer.get("status") or "completed"
-    if status not in ("completed", "incomplete"):
-        raise Told(answer.get("error") or {"code": "server_error"})
     reason = (answer.get("incomplete_details") or {}).get("reason")
     output = [encodable_data(item) for item in answer.get("output") or ()]
     said = [item for item in output if item.get("type") == "message" and item.get("role") == "assistant"]

@@ -47,18 +47,24 @@ def line_for(media_type: str, size_bytes: int, why: str) -> str:
 
 def shown(content: Iterable[Content]) -> Iterator[Picture | str]:
     """Yield the pieces of a result: media as pictures, or as the lines that say why they are none."""
-    count = size_bytes = 0
+    count = judged = size_bytes = 0
     for piece in content:
         if not isinstance(piece, MediaContent):
             yield encodable(ToolOutput(content=(piece,)).observed())
             continue
-        media_type, why = _judged(piece.data)
-        if not why and count == MAX_PICTURES:
+        # First what costs nothing: judging walks through every part of a picture.
+        media_type, why = "", ""
+        if count == MAX_PICTURES:
             why = f"a result shows {MAX_PICTURES} pictures at most"
-        elif not why and size_bytes + len(piece.data) > MAX_RESULT_BYTES:
+        elif judged == 2 * MAX_PICTURES:
+            why = f"of a result {2 * MAX_PICTURES} pictures are looked at"
+        elif size_bytes + len(piece.data) > MAX_RESULT_BYTES:
             why = f"the pictures of a result may have {MAX_RESULT_BYTES:,} bytes together"
+        else:
+            judged += 1
+            media_type, why = _judged(piece.data)
         if why:
-            yield line_for(piece.media_type, len(piece.data), why)
+            yield encodable(line_for(piece.media_type, len(piece.data), why))
         else:
             count, size_bytes = count + 1, size_bytes + len(piece.data)
             yield Picture(media_type=media_type, data=base64.b64encode(piece.data).decode())

@@ -15,7 +15,7 @@ from typing import Any, Final
 from opentelemetry import metrics, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from mcp_tools.agent.types import Message, Model, ModelError, OnText, Turn
+from mcp_tools.agent.types import AgentRun, Message, Model, ModelError, OnText, StopReason, Turn
 from mcp_tools.types import Tool
 
 _SCOPE: Final = "mcp_tools"
@@ -61,7 +61,7 @@ def instruments() -> Instruments:
 
 
 @asynccontextmanager
-async def invoked(asked: Model) -> AsyncIterator[None]:
+async def invoked(asked: Model) -> AsyncIterator[trace.Span]:
     """Hold a span for a run: the turns and calls inside belong to it."""
     attributes = {"gen_ai.operation.name": "invoke_agent", "gen_ai.provider.name": _provider(asked)}
     with instruments().tracer.start_as_current_span(
@@ -70,8 +70,18 @@ async def invoked(asked: Model) -> AsyncIterator[None]:
         attributes=attributes,
         record_exception=False,
         set_status_on_exception=False,
-    ):
-        yield
+    ) as span:
+        yield span
+
+
+def ended(span: trace.Span, run: AgentRun) -> AgentRun:
+    """Tell why a run ended, and return it."""
+    span.set_attribute("mcp_tools.stop", run.stop.value)
+    if run.stop is StopReason.FAILED:
+        status = run.error.status if run.error is not None else None
+        span.set_attribute("error.type", str(status or ModelError.__name__))
+        span.set_status(Status(StatusCode.ERROR))
+    return run
 
 
 async def told(
@@ -114,7 +124,8 @@ async def told(
         finally:
             to.duration.record(time.perf_counter() - started_s, shared | ended)
         span.set_attribute("gen_ai.response.model", turn.model[:_NAME_CHARS])
-        span.set_attribute("gen_ai.response.finish_reasons", [str(turn.stop)[:_NAME_CHARS]])
+        if turn.stop is not None:
+            span.set_attribute("gen_ai.response.finish_reasons", [turn.stop[:_NAME_CHARS]])
         if turn.usage is not None:
             counts = {"input": turn.usage.input_tokens, "output": turn.usage.output_tokens}
             for kind, count in counts.items():

@@ -183,6 +183,7 @@ def _check_jpeg(data: bytes) -> _Size:
             _need(size_px == (0, 0))
             size_px = _number(segment, 3, 2, ">"), _number(segment, 1, 2, ">")
             _need(size_px[0] > 0 and size_px[1] > 0)
+            _need(segment[0] == 8)
             _need(segment[5:6] in (b"\x01", b"\x03", b"\x04") and len(segment) == 6 + 3 * segment[5])
         has_tables = has_tables or marker == _JPEG_TABLES
         if marker == _JPEG_SCAN:
@@ -230,8 +231,8 @@ def _gif_table_bytes(flags: int) -> int:
 # --- WebP -------------------------------------------------------------------------------------
 
 
-def _webp_chunks(data: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
-    for _ in range(_MAX_PARTS):
+def _webp_chunks(data: bytes, at: int, parts: Iterator[int]) -> Iterator[tuple[bytes, bytes]]:
+    for _ in parts:
         if at == len(data):
             return
         size = _number(data, at + 4, 4, "<")
@@ -242,12 +243,15 @@ def _webp_chunks(data: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
 
 def _check_webp(data: bytes) -> list[_Size]:
     _need(_number(data, 4, 4, "<") + 8 == len(data))
-    canvas, images = _webp_images(_webp_chunks(data, 12), is_first=True)
+    parts = iter(range(_MAX_PARTS))  # of all frames together
+    canvas, images = _webp_images(_webp_chunks(data, 12, parts), parts, is_first=True)
     _need(len(images) > 0)
     return canvas + images
 
 
-def _webp_images(chunks: Iterator[tuple[bytes, bytes]], *, is_first: bool) -> tuple[list[_Size], list[_Size]]:
+def _webp_images(
+    chunks: Iterator[tuple[bytes, bytes]], parts: Iterator[int], *, is_first: bool
+) -> tuple[list[_Size], list[_Size]]:
     """Check each picture among the chunks; frames hold chunks again.
 
     Returns:
@@ -268,7 +272,7 @@ def _webp_images(chunks: Iterator[tuple[bytes, bytes]], *, is_first: bool) -> tu
             _need(number == 0)
             canvas.append((_number(body, 4, 3, "<") + 1, _number(body, 7, 3, "<") + 1))
         elif kind == b"ANMF" and is_first:
-            _, frame = _webp_images(_webp_chunks(body, 16), is_first=False)
+            _, frame = _webp_images(_webp_chunks(body, 16, parts), parts, is_first=False)
             _need(len(frame) == 1)
             images += frame
         _need(not is_first or number > 0 or kind in (b"VP8 ", b"VP8L", b"VP8X"))

@@ -107,11 +107,13 @@ class Body:
 
 
 def _lacks_only_its_check(decompressor: zlib._Decompress) -> bool:
-    # Some servers leave the checksum out. Where it is next, anything is a wrong one; inside of the data, no
-    # two continuations that differ so much both end it.
+    # Some servers leave the checksum out. Where it is next, no byte of it becomes data, and anything is a
+    # wrong one; inside of the data, no two continuations that differ so much both end it.
     for filler in (bytes(_CHECK_BYTES), b"\xff" * _CHECK_BYTES):
+        copy = decompressor.copy()
         try:
-            decompressor.copy().decompress(filler, _STEP_BYTES)
+            if any(copy.decompress(filler[at : at + 1], _STEP_BYTES) for at in range(_CHECK_BYTES)):
+                return False
         except zlib.error as error:
             if str(error).endswith(("data check", "length check")):
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections import OrderedDict
@@ -31,6 +32,7 @@ MAX_LINES: Final = 20_000
 """That concern us; whoever has more cannot be obeyed, and nothing is fetched from there."""
 _USER_AGENT: Final = re.compile(r"user[-\s]*agent(?:\s*:|\s)(.*)", re.IGNORECASE)
 _OF_THE_SITE: Final = re.compile(r"(?:sitemaps?|site-map|host)\b", re.IGNORECASE)
+_QUICK_BYTES: Final = 20_000
 _OK: Final = 200
 _CLIENT_ERRORS: Final = range(400, 500)
 _BUSY: Final = 429
@@ -92,7 +94,12 @@ class Robots:
             )
         if site.rules is None:
             return
-        if not site.rules.can_fetch(str(page), self._token):
+        if site.size_bytes > _QUICK_BYTES:  # long rules against a long address take a while
+            asked = functools.partial(site.rules.can_fetch, str(page), self._token)
+            is_allowed = await anyio.to_thread.run_sync(asked)
+        else:
+            is_allowed = site.rules.can_fetch(str(page), self._token)
+        if not is_allowed:
             raise Refused(
                 f"the robots.txt of {page.netloc} does not allow programs to fetch this page; "
                 "trying again will not help"
@@ -142,6 +149,8 @@ class Robots:
             from protego import Protego
 
             body = answer.body
+            if answer.is_cut and len(body) < MAX_ROBOTS_BYTES:
+                return self._failed("comes in too many small pieces to be read whole", None)
             if answer.is_cut or len(body) > MAX_ROBOTS_BYTES:
                 body = body[:MAX_ROBOTS_BYTES].rpartition(b"\n")[0]  # half a rule is another one
             lines = _ours(body.decode("utf-8-sig", "replace"), self._token)

@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -21,6 +22,7 @@ from mcp_tools.builtin.search.turns import Turns
 from mcp_tools.builtin.search.types import Failed, Found, Kind, Provider
 from mcp_tools.errors import ToolError
 from mcp_tools.output.untrusted import mark
+from mcp_tools.slots import Slots
 from mcp_tools.types import CallContext, TextContent, ToolOutput, Usage
 from mcp_tools.web.types import Web
 
@@ -74,6 +76,7 @@ class SearchTool:
             seconds=options.cache_s, entries=options.cache_entries, clock=clock
         )
         self._clock = clock
+        self._rooms: weakref.WeakValueDictionary[str, Slots] = weakref.WeakValueDictionary()
         self._under_way: dict[tuple[object, str, str, int], _UnderWay] = {}
         self._is_closed = False
 
@@ -91,20 +94,35 @@ class SearchTool:
         if (kept := self._cache.get(key)) is not None:
             return copy.deepcopy(kept)  # whoever gets it may change what is in it
         until = self._clock() + self._options.total_s
+        room, place = self._rooms.setdefault(context.principal, Slots(MAX_UNDER_WAY)), object()
+        # Half of the time is left for the providers, or there would be no use in waiting.
+        with anyio.move_on_after(self._options.total_s / 2) as waiting:
+            await room.acquire(place)
+        if waiting.cancelled_caught:
+            raise ToolError(
+                f"{MAX_UNDER_WAY} searches are under way already; wait for them before the next one",
+                is_passing=True,
+                retry_after_s=1.0,
+            )
+        try:
+            return await self._once(line, max_results, context, key, until)
+        finally:
+            room.release(place)
+
+    async def _once(
+        self, line: str, max_results: int, context: CallContext, key: _Key, until: float
+    ) -> ToolOutput:
+        """Ask, or wait for who asks the same already."""
         # An event of another thread's loop would wake nobody here.
-        loop = anyio.lowlevel.current_token()
-        shared = (loop, *key)
-        while True:
-            if (equal := self._under_way.get(shared)) is not None:
-                await equal.done.wait()
-                if equal.output is not None:
-                    return copy.deepcopy(equal.output)
-            elif (full := self._full(loop, context.principal)) is not None:
-                await self._wait_for_room(full, until)
-            else:
-                break
-            if self._is_closed:
-                raise ToolError(_STOPPING)
+        shared = (anyio.lowlevel.current_token(), *key)
+        while (under_way := self._under_way.get(shared)) is not None:
+            await under_way.done.wait()
+            if under_way.output is not None:
+                return copy.deepcopy(under_way.output)
+        if self._is_closed:
+            raise ToolError(_STOPPING)
+        if (kept := self._cache.get(key)) is not None:
+            return copy.deepcopy(kept)
         own = self._under_way[shared] = _UnderWay()
         try:
             own.output = await self._ask(line, max_results, context, key, until)
@@ -112,24 +130,6 @@ class SearchTool:
         finally:
             del self._under_way[shared]
             own.done.set()
-
-    def _full(self, loop: object, principal: str) -> _UnderWay | None:
-        """Return the oldest search of a principal who has as many as one may have, else None."""
-        own = [
-            each for (where, who, *_), each in self._under_way.items() if (where, who) == (loop, principal)
-        ]
-        return own[0] if len(own) >= MAX_UNDER_WAY else None
-
-    async def _wait_for_room(self, full: _UnderWay, until: float) -> None:
-        # Half of the time is left for the providers, or there would be no use in waiting.
-        with anyio.move_on_after(until - self._clock() - self._options.total_s / 2) as waiting:
-            await full.done.wait()
-        if waiting.cancelled_caught:
-            raise ToolError(
-                f"{MAX_UNDER_WAY} searches are under way already; wait for them before the next one",
-                is_passing=True,
-                retry_after_s=1.0,
-            )
 
     async def _ask(
         self, line: str, max_results: int, context: CallContext, key: _Key, until: float

@@ -125,7 +125,7 @@ def from_html(text: str, url: str) -> tuple[str, str]:
     import lxml.html  # type: ignore[import-untyped]
     import trafilatura
 
-    parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
+    parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, huge_tree=True)
     try:
         tree = lxml.html.document_fromstring(text.replace("\0", "").encode("utf-8", "replace"), parser=parser)
     except lxml.etree.ParserError:  # there is not one element in it
@@ -138,6 +138,8 @@ def from_html(text: str, url: str) -> tuple[str, str]:
     ]:
         if node.getparent() is not None:
             node.drop_tree()
+    for node in tree.xpath("//*[@data-preloaded]"):
+        del node.attrib["data-preloaded"]  # read as the page's text where it is there, and nobody sees it
     absolute_links(tree, url)
     found = None
     # What finds the article takes far longer than what reads all there is.
@@ -149,10 +151,9 @@ def from_html(text: str, url: str) -> tuple[str, str]:
     if not found or ("](" not in found and found.strip() == trafilatura.baseline(tree)[1].strip()):
         # There is no article, so this may be an index: its links are what it is for.
         written_links(tree)
-        found = "" if is_large else trafilatura.baseline(tree)[1]
         body = tree.find("body")
         texts = (tree if body is None else body).itertext()
-        found = found or "\n".join(line for text in texts if (line := " ".join(text.split())))
+        found = "\n".join(line for text in texts if (line := " ".join(text.split())))
     note = f"[The page wants to go on to: {refresh[0]}. That was not followed.]\n\n" if refresh else ""
     return " ".join(title.split()), note + found
 
@@ -185,7 +186,9 @@ def written_links(tree: Any) -> None:
 
 def is_unseen(style: str) -> bool:
     """Say whether a reader sees nothing of an element with this style."""
-    plain = CSS_COMMENT.sub("", style[:MAX_STYLE_CHARS])
+    if len(style) > MAX_STYLE_CHARS:
+        return True  # nobody writes so much in one; what it does stands behind
+    plain = CSS_COMMENT.sub("", style)
     return UNSEEN_STYLE.search(CSS_ESCAPE.sub(_unescaped, plain) + " ") is not None
 
 

@@ -54,6 +54,7 @@ class KeptPages:
         self._seconds = seconds
         self._entries = entries
         self._clock = clock
+        self._lock = threading.Lock()  # programs can have event loops in several threads
         self._kept: OrderedDict[tuple[str, Key], tuple[float, Page]] = OrderedDict()
         # By what lives as long as the call does, and is its own.
         self._held: weakref.WeakKeyDictionary[threading.Event, dict[Key, Page]] = weakref.WeakKeyDictionary()
@@ -63,38 +64,40 @@ class KeptPages:
 
         Whoever asked nobody because a page is here must not come to fetch it.
         """
-        page = self._get(key, context.principal)
-        held = self._held.setdefault(context.cancelled, {})
-        held.pop(key, None)
-        if page is None:
-            return False
-        held[key] = page
-        return True
+        with self._lock:
+            page = self._get(key, context.principal)
+            held = self._held.setdefault(context.cancelled, {})
+            held.pop(key, None)
+            if page is not None:
+                held[key] = page
+            return page is not None
 
     def get(self, key: Key, context: CallContext) -> Page | None:
         """Return what is kept for the caller, or else held for this call."""
-        held = self._held.get(context.cancelled, {}).pop(key, None)
-        return self._get(key, context.principal) or held
+        with self._lock:
+            held = self._held.get(context.cancelled, {}).pop(key, None)
+            return self._get(key, context.principal) or held
 
     def put(self, key: Key, context: CallContext, page: Page) -> None:
         """Keep a page for the caller."""
         if self._seconds <= 0 or self._entries <= 0:
             return
         now = self._clock()
-        for place in [place for place, (until_s, _) in self._kept.items() if until_s <= now]:
-            del self._kept[place]
-        self._kept.pop((context.principal, key), None)
-        self._kept[context.principal, key] = (now + self._seconds, page)
-        pages = Counter(principal for principal, _ in self._kept)
-        if pages[context.principal] > self._entries:
-            self._forget_oldest_of(context.principal)
-        while (chars := self._chars()).total() > MAX_KEPT_CHARS:
-            self._forget_oldest_of(chars.most_common(1)[0][0])
+        with self._lock:
+            for place in [place for place, (until_s, _) in self._kept.items() if until_s <= now]:
+                del self._kept[place]
+            self._kept.pop((context.principal, key), None)
+            self._kept[context.principal, key] = (now + self._seconds, page)
+            pages = Counter(principal for principal, _ in self._kept)
+            if pages[context.principal] > self._entries:
+                self._forget_oldest_of(context.principal)
+            while (chars := self._chars()).total() > MAX_KEPT_CHARS:
+                self._forget_oldest_of(chars.most_common(1)[0][0])
 
     def clear(self) -> None:
-        """Forget all of them."""
-        self._kept.clear()
-        self._held.clear()
+        """Forget all of them, but what calls hold that run: who asked nobody must not come to fetch."""
+        with self._lock:
+            self._kept.clear()
 
     def _get(self, key: Key, principal: str) -> Page | None:
         until_s, page = self._kept.get((principal, key), (0.0, None))

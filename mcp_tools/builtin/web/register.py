@@ -59,13 +59,12 @@ def register_web_tool(
     def subjects(url: str, **_others: Any) -> list[Subject]:
         return [urls.spellings(_parsed(url))]
 
-    async def preview(
-        url: str, start_index: int, raw: bool, context: CallContext, **_: Any
-    ) -> Preview | None:
+    async def preview(url: str, start_index: int, raw: bool, context: CallContext, **_: Any) -> Preview:
         asked = _parsed(url)
-        if start_index and kept.hold((str(asked), raw), context):
-            return None  # it is here already, so nothing leaves this machine
-        return Preview(text=_shown(url, asked), shows=frozenset({"url"}))
+        text, is_held = _shown(url, asked), False
+        if start_index and (is_held := kept.hold((str(asked), raw), context)):
+            text += "\nThe page is kept from before: the site is asked only if it is no longer by then."
+        return Preview(text=text, shows=frozenset({"url"}), is_needed=not is_held)
 
     async def fetch_url(
         url: Annotated[str, Field(min_length=1, max_length=urls.MAX_URL_CHARS)],

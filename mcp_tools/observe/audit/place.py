@@ -150,11 +150,13 @@ def _check_salt(folder: int, name: str, shown: str) -> os.stat_result | None:
         return check_file(folder, name, what=what, shown=shown)
     except Unsafe:
         # Whoever makes it beside us, or was killed while doing so, has it under two names.
-        inode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino
         for draft in os.listdir(folder):
             if re.fullmatch(rf"{re.escape(name)}\.[0-9a-f]{{8}}", draft):
                 with contextlib.suppress(FileNotFoundError):
-                    if os.stat(draft, dir_fd=folder, follow_symlinks=False).st_ino == inode:
+                    one, other = (
+                        os.stat(each, dir_fd=folder, follow_symlinks=False) for each in (name, draft)
+                    )
+                    if one.st_ino == other.st_ino:
                         os.unlink(draft, dir_fd=folder)
     return check_file(folder, name, what=what, shown=shown)
 

@@ -13,7 +13,7 @@ import pytest
 from mcp_tools.builtin.search.answers import MAX_ROWS, MAX_TEXT_CHARS, rows, text_of
 from mcp_tools.builtin.search.tool import MAX_UNDER_WAY, SearchTool
 from mcp_tools.builtin.search.turns import Turns
-from mcp_tools.builtin.search.types import Failed
+from mcp_tools.builtin.search.types import Failed, Found
 from mcp_tools.errors import ToolError
 from mcp_tools.types import CallContext, ToolOutput
 from tests.builtin.search import servers
@@ -192,6 +192,37 @@ async def test_more_searches_than_one_may_have_at_once_wait_for_room(web: Loopba
                 for number in range(MAX_UNDER_WAY + 2):
                     group.start_soon(ask, number)
     assert [len(shown(output)) for output in outputs] == [2] * (MAX_UNDER_WAY + 2)
+
+
+async def test_room_is_there_when_any_search_ends(web: LoopbackWeb) -> None:
+    """One that takes long is no reason to refuse the others."""
+    found: list[str] = []
+
+    class Provider:
+        name, interval_s = "own", 0.0
+
+        def __init__(self) -> None:
+            self.slow = anyio.Event()
+
+        async def search(self, query: str, max_results: int, *, timeout_s: float) -> Found:
+            if query == "slow":
+                await self.slow.wait()
+            return Found(hits=())
+
+    with engine() as one, engine() as two, anyio.fail_after(WAIT_S):
+        asked = Provider()
+        tool = SearchTool(both(one, two), web, ask=[asked])
+
+        async def ask(query: str) -> None:
+            await tool.search(query, 10, CallContext())
+            found.append(query)
+            if len(found) == 9:
+                asked.slow.set()
+
+        async with anyio.create_task_group() as group:
+            for query in ("slow", *"abcdefghi"):
+                group.start_soon(ask, query)
+    assert found[-1] == "slow" and set(found[:-1]) == set("abcdefghi")
 
 
 async def test_who_waits_for_a_turn_and_goes_gives_it_back() -> None:

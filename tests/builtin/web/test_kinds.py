@@ -100,12 +100,29 @@ def test_an_index_comes_with_its_links_and_an_article_as_before() -> None:
     items = "".join(f"<li><a href='p{n}'>Page <b>num</b>ber {n}</a></li>" for n in range(12))
     index = f"<html><title>T</title><body><h1>Index</h1><ul>{items}</ul></body></html>"
     assert "[Page number 3](http://a.example/dir/p3)" in from_html(index, "http://a.example/dir/")[1]
+    intro = "<p>" + "What this list is for, in some words. " * 5 + "</p>"
+    listed = from_html(f"<body>{intro}<ul>{items}</ul></body>", "http://a.example/dir/")[1]
+    assert "What this list is for" in listed and "[Page number 3](http://a.example/dir/p3)" in listed
     card = "<div><a href='/x (y)'><h3>Head</h3><p>words</p></a></div>"
     assert from_html(card, "http://a.example/")[1] == "[Head words](http://a.example/x%20%28y%29)"
     words = "<p>" + "Some words of an article to read. " * 20 + "</p>"
     article = f"<body><nav><a href='/n'>Navigation</a></nav><article><h1>H</h1>{words}</article></body>"
     assert from_html(article, "http://a.example/")[1].startswith("# H\n\nSome words")
     assert from_html("<title>T</title><body><div id=root></div>", "http://a.example/")[1] == ""
+
+
+def test_what_stands_in_an_attribute_does_not_come_in_place_of_the_page() -> None:
+    words = "words that nobody sees " * 20
+    unseen = json.dumps({"topic_1": json.dumps({"post_stream": {"posts": [{"cooked": f"<p>{words}</p>"}]}})})
+    items = "".join(f"<li><a href='p{n}'>Page {n}</a></li>" for n in range(12))
+    page = f"<body><div id=data-preloaded data-preloaded='{unseen}'></div><ul>{items}</ul></body>"
+    found = from_html(page, "http://a.example/")[1]
+    assert "nobody sees" not in found and "[Page 3](http://a.example/p3)" in found
+
+
+def test_a_page_of_many_unclosed_elements_comes_whole() -> None:
+    page = "<body>" + "".join(f"<font><p>Line {n} of an old page.</p>" for n in range(400))
+    assert "Line 399 of an old page." in from_html(page, "http://a.example/")[1]
 
 
 @pytest.mark.parametrize("source", ["<!-- only words for nobody -->", "<!doctype html>", " "])

@@ -80,7 +80,10 @@ async def test_an_owners_rule_asks_for_each_part(site: Site, shared: Shared) -> 
     site.pages["/"] = DIGITS
     asks = RulePolicy.parse(ask=["fetch_url(127.0.0.1)"])
     structured(await shared.part(site.url + "/", policy=asks, says_yes=True))
-    assert is_question(await shared.part(site.url + "/", 5, policy=asks))
+    asked = await shared.part(site.url + "/", 5, policy=asks)
+    assert is_question(asked)
+    assert asked.confirmation is not None
+    assert f"GET {site.url}/" in asked.confirmation.preview and "is kept" in asked.confirmation.preview
 
 
 async def test_what_led_to_a_kept_page_goes_by_the_rules(site: Site, shared: Shared) -> None:
