@@ -202,7 +202,8 @@ class _Run:
             return StopReason.CUT, f"the model's answer did not fit into {what}; it is incomplete"
         if is_paused:
             return self._limit()
-        self._pause_at = None
+        if turn.stop != "refusal":  # what had only paused goes with it: nothing has ended that
+            self._pause_at = None
         return _finished(turn)
 
     def _keep(self, turn: Turn) -> None:

@@ -17,11 +17,12 @@ from openai import AsyncOpenAI
 from PIL import Image
 
 from mcp_tools import ToolSystem
-from mcp_tools.agent import history
+from mcp_tools.agent import history, pictures
 from mcp_tools.agent.anthropic import AnthropicMessages
 from mcp_tools.agent.loop import run_agent
 from mcp_tools.agent.openai import OpenAIResponses
 from mcp_tools.agent.types import AgentRun, StopReason
+from mcp_tools.output import pictures as output_pictures
 from mcp_tools.types import MediaContent, ToolOutput
 from tests.agent import openai_server
 from tests.agent.anthropic_server import KEY, MODEL, AnthropicServer, Failure, asks, says, use
@@ -232,6 +233,44 @@ async def test_so_it_is_with_openai_and_a_refusal_of_something_else_stays_one() 
             run = await run_agent("Show.", showing(png()), client=client, model=openai_server.MODEL)
     assert (run.stop, len(server.requests)) == (StopReason.FAILED, 3)
     assert "not this" in run.detail
+
+
+@pytest.mark.parametrize("code", ["invalid_image", "image_content_policy_violation"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_picture_that_openai_names_in_its_answer_is_left_out_too(code: str, stream: bool) -> None:
+    tools = showing(png())
+    script = [
+        openai_server.Answer(calls=[("c1", "show", {})]),
+        openai_server.Answer(failed=(code, "The image data is not valid.")),
+        openai_server.Answer(texts=["I see no picture."]),
+        openai_server.Answer(texts=["Still none."]),
+    ]
+    with openai_server.OpenAIServer(script) as server, anyio.fail_after(20):
+        async with AsyncOpenAI(api_key=KEY, base_url=server.url, max_retries=0) as client:
+            model = OpenAIResponses(client)
+            told: Any = [].append if stream else None
+            run = await run_agent("Show.", tools, client=model, model=openai_server.MODEL, on_text=told)
+            assert run.text == "I see no picture."
+            again = [*run.messages, {"role": "user", "content": "And now?"}]
+            run = await run_agent(again, tools, client=model, model=openai_server.MODEL, on_text=told)
+    assert (run.text, server.refused, len(server.requests)) == ("Still none.", [], 4)
+    assert [str(request["input"]).count("input_image'") for request in server.requests] == [0, 1, 0, 0]
+
+
+async def test_no_more_pictures_are_looked_at_than_could_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[bytes] = []
+
+    def measured(data: bytes) -> Any:
+        looked_at.append(data)
+        return output_pictures.measured(data)
+
+    monkeypatch.setattr(pictures, "measured", measured)
+    for data, most in ((png(), 20), (png()[:40], 40)):
+        looked_at.clear()
+        found = list(pictures.shown([MediaContent(data=data, media_type="image/png")] * 100))
+        assert (len(found), len(looked_at)) == (100, most)
+    (line,) = pictures.shown([MediaContent(data=b"", media_type="image/\ud800")])
+    assert str(line).isascii()
 
 
 async def test_a_request_without_pictures_that_is_refused_is_not_asked_again() -> None:

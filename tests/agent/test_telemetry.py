@@ -75,9 +75,11 @@ async def test_a_run_is_one_trace_with_its_turns_calls_and_tokens(told: Told) ->
 
 async def test_a_failure_has_its_status_and_no_words(told: Told) -> None:
     await run(told, [Failure(status=529, kind="overloaded_error", message=SECRET)])
+    for span in (told.span(f"chat {MODEL}"), told.span("invoke_agent")):
+        assert (span.attributes or {})["error.type"] == "529"
+        assert not span.status.is_ok
+    assert (told.span("invoke_agent").attributes or {})["mcp_tools.stop"] == "failed"
     chat = told.span(f"chat {MODEL}")
-    assert (chat.attributes or {})["error.type"] == "529"
-    assert not chat.status.is_ok
     assert SECRET not in chat.to_json()
     ((attributes, count),) = told.points("gen_ai.client.operation.duration")
     assert (attributes["error.type"], count) == ("529", 1)

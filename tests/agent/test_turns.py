@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -14,8 +14,8 @@ from mcp_tools import ToolSystem
 from mcp_tools.agent.loop import MAX_EMPTY_TURNS, run_agent
 from mcp_tools.agent.openai import model_for
 from mcp_tools.agent.step import run_agent_step
-from mcp_tools.agent.types import Api, StopReason
-from mcp_tools.types import ToolAnnotations
+from mcp_tools.agent.types import AgentLimits, Api, Message, StopReason, Turn
+from mcp_tools.types import ToolAnnotations, Usage
 from tests.agent import openai_server
 from tests.agent.anthropic_server import (
     KEY,
@@ -170,3 +170,53 @@ async def test_a_call_that_only_reads_is_not_said_to_have_done_a_part() -> None:
     assert looked.error == "stopped while it ran, which changes nothing: the run was interrupted"
     assert "part of it may have happened" in str(changed.error)
     assert looked.duration_ms > 0
+
+
+class Scripted:
+    """A model of a program's own: turns that this API's servers cannot be asked for."""
+
+    api: Api = "anthropic"
+
+    def __init__(self, *turns: tuple[str, str]) -> None:
+        self._turns = list(turns)
+        self.asked: list[list[Message]] = []
+
+    async def ask(self, messages: Sequence[Message], tools: object, **_: object) -> Turn:
+        self.asked.append(list(messages))
+        words, stop = self._turns.pop(0)
+        block = {"type": "text", "text": words} if words else {"type": "server_tool_use", "id": "s"}
+        said = {"role": "assistant", "content": [block]}
+        is_kept = bool(words) or stop == "pause_turn"
+        return Turn(
+            texts=(words,) if words else (),
+            calls=(),
+            messages=(said,) if is_kept else (),
+            stop=stop,
+            is_cut=False,
+            model="m",
+            usage=Usage(calls=0),
+        )
+
+    def results(self, *_: object) -> tuple[Message, ...]:
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("turns", "stop"),
+    [
+        ((("", "pause_turn"), ("", "end_turn"), ("", "pause_turn")), StopReason.STEPS),
+        ((("", "end_turn"), ("", "pause_turn")), StopReason.STEPS),
+        ((("", "pause_turn"), ("No.", "refusal")), StopReason.REFUSED),
+    ],
+    ids=["an empty turn in a pause", "a pause after an empty turn", "a refusal after a pause"],
+)
+async def test_what_only_paused_leaves_nothing_behind(
+    turns: tuple[tuple[str, str], ...], stop: StopReason
+) -> None:
+    model = Scripted(*turns)
+    limits = AgentLimits(steps=len(turns))
+    run = await run_agent("Go.", ToolSystem(), client=model, model="m", limits=limits)
+    assert (run.stop, run.messages) == (stop, [GO])
+    for request in model.asked:  # nobody speaks between a pause and what goes on
+        paused = [at for at, message in enumerate(request) if "server_tool_use" in str(message)]
+        assert all(message["role"] != "user" for message in request[min(paused, default=len(request)) :])

@@ -201,3 +201,16 @@ async def test_rules_that_only_lead_in_a_circle_are_as_if_missing_for_a_minute(c
         clock.now_s += 61
         await robots.check(listener.url("/page"))
         assert listener.connections == 2
+
+
+async def test_rules_in_small_pieces_are_read_whole_or_not_at_all(client: MakeClient) -> None:
+    """What stands behind the end of what was read could be the rule that matters."""
+    rules = b"User-agent: *\n" + b"# of no use to anybody\n" * 300 + b"Disallow: /\n"
+
+    def in_pieces(peer: socket.socket, _: bytes) -> None:
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        peer.sendall(head + b"".join(b"1\r\n%c\r\n" % each for each in rules) + b"0\r\n\r\n")
+
+    for answer, said in ((says(rules), "does not allow"), (in_pieces, "small pieces")):
+        with listening(answer) as listener, pytest.raises(Refused, match=said):
+            await Robots(client("127.0.0.1"), user_agent="mcp-tools").check(listener.url("/page"))
