@@ -202,11 +202,10 @@ async def test_room_is_there_when_any_search_ends(web: LoopbackWeb) -> None:
         name, interval_s = "own", 0.0
 
         def __init__(self) -> None:
-            self.slow = anyio.Event()
+            self.quick, self.slow = anyio.Event(), anyio.Event()
 
         async def search(self, query: str, max_results: int, *, timeout_s: float) -> Found:
-            if query == "slow":
-                await self.slow.wait()
+            await (self.slow if query == "slow" else self.quick).wait()
             return Found(hits=())
 
     with engine() as one, engine() as two, anyio.fail_after(WAIT_S):
@@ -222,6 +221,8 @@ async def test_room_is_there_when_any_search_ends(web: LoopbackWeb) -> None:
         async with anyio.create_task_group() as group:
             for query in ("slow", *"abcdefghi"):
                 group.start_soon(ask, query)
+            await anyio.wait_all_tasks_blocked()
+            asked.quick.set()
     assert found[-1] == "slow" and set(found[:-1]) == set("abcdefghi")
 
 
