@@ -105,13 +105,16 @@ def model_error(
     is_late = False
     if not isinstance(status, int) or status < 400:
         status, is_late = _STATUS.get(kind), True
+    said = _presentable(said, sent, secrets)
     if status is None:
-        return _without_status(error)
+        if not isinstance(error, Told):
+            return _without_status(error)
+        message = f"the provider failed ({kind or 'it does not say why'})"
+        return ModelError(f"{message}: {said}" if said else message)
     what = _WORDS.get(status, "the provider failed" if status >= 500 else "the provider refused the request")
     message = f"{what} (HTTP {status}{f', {kind}' if kind else ''})"
     if status == 404 and where:
         message = f"{message}; {where}"
-    said = _presentable(said, sent, secrets)
     wait_s = _retry_after(getattr(getattr(error, "response", None), "headers", None))
     return ModelError(
         f"{message}: {said}" if said else message,

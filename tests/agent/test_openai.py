@@ -167,6 +167,14 @@ async def test_an_error_inside_of_a_stream_is_an_error(api: Api) -> None:
     assert failed.value.status == 500
 
 
+@streamed_or_whole
+async def test_a_failure_for_a_reason_that_nobody_knows_is_named(stream: bool) -> None:
+    answer = Answer(failed=("vector_store_timeout", "It took too long."))
+    async with asking("openai-responses", [answer]) as (model, _):
+        with pytest.raises(ModelError, match=r"failed \(vector_store_timeout\): It took too long"):
+            await ask(model, on_text=hearing(stream)[1])
+
+
 @both
 @streamed_or_whole
 @pytest.mark.parametrize("status", [400, 429, 500])
