@@ -57,7 +57,12 @@ def run_controls(
             return Observation(trouble=f"needs {' and '.join(missing)}")
         return _observed(attack, arena, stage)
 
-    return dict(zip((attack.name for attack in attacks), _spread(control, attacks, workers), strict=True))
+    seen = dict(zip((attack.name for attack in attacks), _spread(control, attacks, workers), strict=True))
+    for attack in attacks:
+        # On a busy machine an attack may come too late for the limit that it wants to pass: once more, alone.
+        if not seen[attack.name].breach:
+            seen[attack.name] = control(attack)
+    return seen
 
 
 def run_all(

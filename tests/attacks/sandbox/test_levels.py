@@ -44,7 +44,7 @@ KNOWN_HOLES = (
             "forge a report in a session, then exit with an error",
             "forge a report in a session, then spin",
         ),
-        levels=(IsolationLevel.L2,),
+        levels=(IsolationLevel.L2, IsolationLevel.L3),
         why="a session's call that claims to be done goes on, or is reported with nothing measured",
         always=False,
     ),
