@@ -255,10 +255,10 @@ def test_calls_of_one_session_run_one_after_another(boxes: Boxes) -> None:
 
 
 def test_a_call_that_waits_too_long_for_its_turn_is_refused() -> None:
-    config = SandboxConfig(queue_seconds=0.4, pool_size=1, timeout_seconds=10.0)
+    config = SandboxConfig(queue_seconds=1.0, pool_size=1, timeout_seconds=10.0)
     with PythonSandbox(config) as box, ThreadPoolExecutor(1) as pool:
         box.execute_sync("import time", session="s")
-        first = pool.submit(box.execute_sync, "time.sleep(1)\n'first'", session="s")
+        first = pool.submit(box.execute_sync, "time.sleep(2.5)\n'first'", session="s")
         time.sleep(0.2)
         with pytest.raises(SandboxBusy):
             box.execute_sync("1", session="s")
