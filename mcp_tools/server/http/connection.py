@@ -221,7 +221,11 @@ class BoundedConnection(H11Protocol):
     def _leave(self, answer: bytes) -> None:
         """Send a last answer and close, but not so abruptly that the answer is lost with a reset."""
         self.transport.write(answer)
-        self.transport.write_eof()
+        try:
+            self.transport.write_eof()
+        except OSError:  # the client left just now
+            self._abort()
+            return
         self._unset_keepalive_if_required()
         self._wait_for(_Wait.LEAVING)
 
